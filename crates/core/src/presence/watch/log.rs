@@ -100,6 +100,9 @@ pub(super) struct Log {
     pub(super) readers: HashMap<SocketAddress, Reader>,
     /// There was a picture.
     pub(super) is_full: bool,
+    /// So many were found in the room, before it had a picture, that it gets none: not all of them
+    /// were noted.
+    pub(super) is_too_large: bool,
     /// Until when nothing is missing, as readers were told.
     pub(super) as_of: u64,
     /// It is in the list of those that may have something to tell.
@@ -136,6 +139,7 @@ impl Log {
             recent: Recent::default(),
             readers: HashMap::new(),
             is_full: false,
+            is_too_large: false,
             as_of: 0,
             is_dirty: false,
             rests_since: None,

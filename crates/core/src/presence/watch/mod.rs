@@ -47,6 +47,12 @@ const MAX_FOLLOWED: usize = 100_000;
 const EXPIRES: Duration = Duration::from_secs(1);
 /// How long a log is kept for who comes back: a change of the network, or a node's restart.
 const RESTS: Duration = Duration::from_secs(60);
+/// For how long it is remembered that too many are in a room to watch it: to find that out costs
+/// all nodes that have members in it.
+const TOO_LARGE_FOR: Duration = Duration::from_secs(10);
+/// Rooms of which that is remembered, some 200 bytes each. Of more it is found out anew, which
+/// the asker pays for.
+const MAX_LARGE: usize = 1_024;
 /// Logs that rest: what one address could leave behind in a minute.
 const MAX_RESTING: usize = 4_096;
 
@@ -275,6 +281,8 @@ pub struct Board {
     /// of use.
     nodes_at: Micros,
     nodes_lost: Micros,
+    /// Rooms in which too many are to be watched, and when that was found.
+    large: HashMap<Arc<Scope>, Micros>,
     /// Logs that may have something to tell.
     dirty: Vec<Arc<Scope>>,
     /// Users who came into rooms and were not asked about.
@@ -306,6 +314,7 @@ impl Board {
             expires_at: Micros::ZERO,
             nodes_at: Micros::ZERO,
             nodes_lost: Micros::ZERO,
+            large: HashMap::new(),
             dirty: Vec::new(),
             unasked: Vec::new(),
             shown: 0,
@@ -336,8 +345,18 @@ impl Board {
     /// [answer](Self::answer). Whether the log is new: then it has to be filled.
     ///
     /// # Errors
-    /// When the socket watches too much, or the node does.
-    pub fn watch(&mut self, scope: &Arc<Scope>, reader: SocketAddress) -> Result<bool, Refused> {
+    /// When the socket watches too much, or the node does; and when too many were in the room a
+    /// moment ago.
+    pub fn watch(
+        &mut self,
+        scope: &Arc<Scope>,
+        reader: SocketAddress,
+        now: Micros,
+    ) -> Result<bool, Refused> {
+        let is_large = |since: &Micros| now - *since < TOO_LARGE_FOR;
+        if self.large.get(scope).is_some_and(is_large) {
+            return Err(Refused::TooManyInRoom);
+        }
         let watches = self.readers.get(&reader);
         let others = || {
             let all = watches.into_iter().flatten();
@@ -376,6 +395,23 @@ impl Board {
             }
         }
         Ok(true)
+    }
+
+    /// Whether so many are in a room which is to be watched that nobody need be asked about them.
+    /// It is remembered for a while, from `now` on.
+    pub fn is_too_large(&mut self, scope: &Arc<Scope>, now: Micros) -> bool {
+        let is_too_large = self.logs.get(scope).is_some_and(|log| log.is_too_large);
+        if is_too_large {
+            self.note_large(scope, now);
+        }
+        is_too_large
+    }
+
+    fn note_large(&mut self, scope: &Arc<Scope>, now: Micros) {
+        self.large.retain(|_, since| now - *since < TOO_LARGE_FOR);
+        if self.large.len() < MAX_LARGE {
+            self.large.insert(scope.clone(), now);
+        }
     }
 
     /// Whom of a scope nobody has asked about yet.
@@ -423,10 +459,13 @@ impl Board {
         scope: &Arc<Scope>,
         reader: SocketAddress,
         after: Option<(&str, u64)>,
-        as_of: u64,
+        (now, as_of): (Micros, u64),
         post: Poster<'_>,
     ) -> Result<Answer, Refused> {
-        self.settle(scope, as_of, post);
+        if self.is_too_large(scope, now) {
+            return Err(Refused::TooManyInRoom);
+        }
+        self.settle(scope, (now, as_of), post);
         let epoch = |log: &Log| format!("{:08x}-{:x}", self.run, log.epoch);
         let Some(log) = self.logs.get_mut(scope) else {
             return Err(Refused::TooManyInRoom);
@@ -541,6 +580,7 @@ impl Board {
             self.resting -= 1;
             self.drop_log(&scope);
         }
+        self.large.retain(|_, since| now - *since < TOO_LARGE_FOR);
         self.expire_follows(now);
     }
 
@@ -776,14 +816,21 @@ impl Board {
     // --- what is told ----------------------------------------------------
 
     /// Tells what is different now. `as_of`: until then nothing is missing, Unix milliseconds.
-    pub fn flush(&mut self, as_of: u64, post: Poster<'_>) {
+    pub fn flush(&mut self, now: Micros, as_of: u64, post: Poster<'_>) {
         for scope in std::mem::take(&mut self.dirty) {
-            self.settle(&scope, as_of, post);
+            let Some(log) = self.logs.get_mut(&scope) else {
+                continue;
+            };
+            log.is_dirty = false;
+            // What has no picture yet is still being asked about: the first answer gives it.
+            if log.is_full {
+                self.settle(&scope, (now, as_of), post);
+            }
         }
     }
 
     /// Compares what readers of a log were told with what is known.
-    fn settle(&mut self, scope: &Arc<Scope>, as_of: u64, post: Poster<'_>) {
+    fn settle(&mut self, scope: &Arc<Scope>, (now, as_of): (Micros, u64), post: Poster<'_>) {
         let follow = self.follows.get(scope);
         let stale = self.distrusted.is_some()
             || follow.is_some_and(|follow| follow.is_in_doubt(self.shards));
@@ -802,26 +849,26 @@ impl Board {
                 continue;
             };
             let is_in = is_in.unwrap_or(!is_room);
-            let now = Shown {
+            let is_now = Shown {
                 online: register.online(),
                 rev: register.rev,
                 last_seen: register.last_seen,
                 is_in,
             };
             let before = log.users.get(&user);
-            if before.is_some_and(|before| before.says(&now)) || (before.is_none() && !is_in) {
+            if before.is_some_and(|before| before.says(&is_now)) || (before.is_none() && !is_in) {
                 if before.is_none() {
                     forgotten.push(user);
                 }
                 continue;
             }
-            told.push(now.watched(&user, is_room));
+            told.push(is_now.watched(&user, is_room));
             // Who left a room and is online is of interest until the end of that.
-            if is_room && !is_in && !now.online {
+            if is_room && !is_in && !is_now.online {
                 self.shown -= usize::from(log.users.remove(&user).is_some());
                 forgotten.push(user);
             } else {
-                self.shown += usize::from(log.users.insert(user, now).is_none());
+                self.shown += usize::from(log.users.insert(user, is_now).is_none());
             }
         }
         if log.users.len() > MAX_IN_ROOM && is_room {
@@ -849,6 +896,7 @@ impl Board {
             self.let_go(scope, &user);
         }
         if is_too_much {
+            self.note_large(scope, now);
             self.end(scope, post);
         }
     }

@@ -8,6 +8,8 @@ use super::*;
 use crate::auth::UserKey;
 use crate::entries::TypePresence;
 
+/// Where it does not matter when.
+const NOW: Micros = Micros::ZERO;
 const NAMES: [&str; 3] = ["ann", "bob", "cid"];
 
 fn reader(slot: u32) -> SocketAddress {
@@ -75,7 +77,7 @@ type Posts = Vec<(SocketAddress, Value)>;
 
 fn flush(board: &mut Board) -> Posts {
     let mut posts = Posts::new();
-    board.flush(1, &mut |post| keep(&mut posts, &post));
+    board.flush(NOW, 1, &mut |post| keep(&mut posts, &post));
     posts
 }
 
@@ -93,9 +95,11 @@ fn fill(board: &mut Board, scope: &Arc<Scope>, found: impl Fn(&str) -> UserPrese
 
 /// Watches from now on; what the reader is told first.
 fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer {
-    board.watch(scope, who).unwrap();
+    board.watch(scope, who, NOW).unwrap();
     fill(board, scope, |_| found(&[]));
-    let answer = board.answer(scope, who, None, 1, &mut |_| {}).unwrap();
+    let answer = board
+        .answer(scope, who, None, (NOW, 1), &mut |_| {})
+        .unwrap();
     board.begin(scope, who, &mut |_| {});
     answer
 }
@@ -104,10 +108,12 @@ fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer 
 fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
     let mut board = Board::new(7, 1);
     let scope = users(&["bob", "ann", "bob"]);
-    assert!(board.watch(&scope, reader(1)).unwrap());
+    assert!(board.watch(&scope, reader(1), NOW).unwrap());
     fill(&mut board, &scope, |user| found(&[("", user == "ann", 5)]));
     let mut none = |_: Post<'_>| panic!("nothing is told before the answer");
-    let answer = board.answer(&scope, reader(1), None, 9, &mut none).unwrap();
+    let answer = board
+        .answer(&scope, reader(1), None, (NOW, 9), &mut none)
+        .unwrap();
     let told: Vec<(&str, bool, u64)> = (answer.users.iter())
         .map(|user| (&*user.user_id, user.online, user.rev))
         .collect();
@@ -203,10 +209,10 @@ fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
     board.hear(&[edge("ann", "", true, 5)]);
     flush(&mut board);
     let again = |board: &mut Board, epoch: &str, rev| {
-        board.watch(&scope, reader(2)).unwrap();
+        board.watch(&scope, reader(2), NOW).unwrap();
         let after = Some((epoch, rev));
         board
-            .answer(&scope, reader(2), after, 1, &mut |_| {})
+            .answer(&scope, reader(2), after, (NOW, 1), &mut |_| {})
             .unwrap()
     };
     let answer = again(&mut board, &first.epoch, 0);
@@ -233,7 +239,7 @@ fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
         board.hear(&[edge("ann", "", rev % 2 == 1, rev)]);
         flush(&mut board);
         let after = Some((&*first.epoch, 0));
-        let answer = board.answer(&scope, reader(1), after, 1, &mut |_| {});
+        let answer = board.answer(&scope, reader(1), after, (NOW, 1), &mut |_| {});
         goes_on.push(answer.unwrap().recovered);
         board.begin(&scope, reader(1), &mut |_| {});
     }
@@ -249,24 +255,27 @@ fn what_a_socket_watches_has_bounds_and_its_end_makes_place() {
         Arc::new(Scope::users(None, names))
     };
     for part in 0..MAX_USERS / 100 {
-        board.watch(&many(part * 100, 100), reader(1)).unwrap();
+        board.watch(&many(part * 100, 100), reader(1), NOW).unwrap();
     }
     assert_eq!(
-        board.watch(&users(&["one"]), reader(1)),
+        board.watch(&users(&["one"]), reader(1), NOW),
         Err(Refused::TooMuch)
     );
     // The same again is no more, and another socket has its own.
-    assert!(board.watch(&many(0, 100), reader(1)).is_ok());
-    assert!(board.watch(&users(&["one"]), reader(2)).is_ok());
+    assert!(board.watch(&many(0, 100), reader(1), NOW).is_ok());
+    assert!(board.watch(&users(&["one"]), reader(2), NOW).is_ok());
     assert!(board.unwatch(&many(0, 100), reader(1), Micros::ZERO));
-    assert!(board.watch(&users(&["one"]), reader(1)).is_ok());
+    assert!(board.watch(&users(&["one"]), reader(1), NOW).is_ok());
     let long = [&*"x".repeat(MAX_BYTES + 1)];
-    assert_eq!(board.watch(&users(&long), reader(3)), Err(Refused::TooMuch));
+    assert_eq!(
+        board.watch(&users(&long), reader(3), NOW),
+        Err(Refused::TooMuch)
+    );
     for number in 0..MAX_WATCHES {
         let place = Scope::room(None, "/".into(), format!("{number}").into());
-        board.watch(&Arc::new(place), reader(4)).unwrap();
+        board.watch(&Arc::new(place), reader(4), NOW).unwrap();
     }
-    assert_eq!(board.watch(&room(), reader(4)), Err(Refused::TooMuch));
+    assert_eq!(board.watch(&room(), reader(4), NOW), Err(Refused::TooMuch));
 }
 
 #[test]
@@ -312,13 +321,13 @@ fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
 /// A room that is watched, on a node alone.
 fn watched_room(board: &mut Board, members: &[&str]) -> Answer {
     let scope = room();
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     board.follow(&scope);
     let members = members.iter().map(|user| Arc::from(*user)).collect();
     board.seed_here(&scope, 0, members);
     board.know_nodes(&[], Micros::ZERO);
     fill(board, &scope, |_| found(&[("", true, 1)]));
-    let answer = board.answer(&scope, reader(1), None, 1, &mut |_| {});
+    let answer = board.answer(&scope, reader(1), None, (NOW, 1), &mut |_| {});
     board.begin(&scope, reader(1), &mut |_| {});
     answer.unwrap()
 }
@@ -365,6 +374,51 @@ fn a_room_of_too_many_is_not_watched_any_more() {
 }
 
 #[test]
+fn that_too_many_are_in_a_room_is_found_before_they_are_asked_about_and_remembered_a_while() {
+    let at = |seconds: u64| Micros(seconds * 1_000_000);
+    let mut board = Board::new(7, 1);
+    let scope = room();
+    let many = || (0..=MAX_IN_ROOM).map(|number| Arc::from(format!("u{number}")));
+    let attempt = |board: &mut Board, now: Micros| {
+        board.watch(&scope, reader(1), now)?;
+        board.follow(&scope);
+        board.seed_here(&scope, 0, many().collect());
+        assert_eq!(board.next_question(100), None, "it is known already");
+        let answer = board.answer(&scope, reader(1), None, (now, 1), &mut |_| {});
+        board.unwatch(&scope, reader(1), now);
+        answer.map(|_| ())
+    };
+    for now in [at(1), at(2), at(10), at(11)] {
+        assert_eq!(attempt(&mut board, now), Err(Refused::TooManyInRoom));
+        let is_known = board.watch(&scope, reader(2), now);
+        assert_eq!(is_known, Err(Refused::TooManyInRoom));
+    }
+    assert!(board.logs.is_empty() && !board.has_readers());
+    // One that grows while it is watched is remembered as well.
+    let mut board = Board::new(7, 1);
+    watched_room(&mut board, &["ann"]);
+    for user in many() {
+        board.note(&scope, 0, &user, true);
+    }
+    while let Some(question) = board.next_question(100) {
+        let all = vec![found(&[("", true, 1)]); question.users.len()];
+        board.learn(&question, &all);
+    }
+    board.flush(at(5), 1, &mut |_| {});
+    let again = |board: &mut Board, now| board.watch(&scope, reader(1), now);
+    assert_eq!(again(&mut board, at(14)), Err(Refused::TooManyInRoom));
+    assert_eq!(again(&mut board, at(15)), Ok(true));
+    // No more are remembered than there is place for.
+    for number in 0..=MAX_LARGE {
+        let scope = Scope::room(None, "/".into(), number.to_string().into());
+        board.note_large(&Arc::new(scope), at(15));
+    }
+    assert_eq!(board.large.len(), MAX_LARGE);
+    board.expire(at(26));
+    assert!(board.large.is_empty());
+}
+
+#[test]
 fn a_node_that_is_no_more_has_nobody_in_a_room() {
     let mut board = Board::new(1, 1);
     let mut other = Board::new(2, 1);
@@ -392,13 +446,13 @@ fn a_node_that_is_no_more_has_nobody_in_a_room() {
 /// A room that is watched on a node of many, which has begun, and what the other is to be told.
 fn watched_room_of_many(board: &mut Board, now: Micros) -> (Arc<Scope>, Vec<Note>) {
     let scope = room();
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     board.follow(&scope);
     board.seed_here(&scope, 0, vec!["ann".into()]);
     let notes = board.notes(now);
     fill(board, &scope, |_| found(&[("", true, 1)]));
     board
-        .answer(&scope, reader(1), None, 1, &mut |_| {})
+        .answer(&scope, reader(1), None, (NOW, 1), &mut |_| {})
         .unwrap();
     board.begin(&scope, reader(1), &mut |_| {});
     (scope, notes)
@@ -472,7 +526,7 @@ fn a_node_does_not_say_who_is_in_a_room_before_all_its_shards_have() {
     assert!(!board.is_in_doubt(&scope) && board.follows[&scope].is_in(&"bob".into()));
     // Nor is its own picture complete before that.
     let mut alone = Board::new(3, 2);
-    alone.watch(&scope, reader(1)).unwrap();
+    alone.watch(&scope, reader(1), NOW).unwrap();
     alone.follow(&scope);
     alone.know_nodes(&[], now);
     alone.seed_here(&scope, 0, Vec::new());
@@ -584,7 +638,7 @@ impl World {
     fn ask(&mut self, index: usize) {
         let scope = users(&NAMES);
         let who = reader(self.clients[index].socket);
-        self.board.watch(&scope, who).unwrap();
+        self.board.watch(&scope, who, NOW).unwrap();
         let unknown = self.board.unknown(&scope);
         let question = self.board.ask(None, unknown);
         let answers: Vec<_> = (question.users.iter())
@@ -595,7 +649,7 @@ impl World {
         let after = place.as_ref().map(|(epoch, rev)| (&**epoch, *rev));
         let mut posts = Posts::new();
         let mut post = |post: Post<'_>| keep(&mut posts, &post);
-        let answer = self.board.answer(&scope, who, after, 1, &mut post);
+        let answer = self.board.answer(&scope, who, after, (NOW, 1), &mut post);
         let answer = answer.unwrap();
         self.board.begin(&scope, who, &mut post);
         self.post(posts);
@@ -771,7 +825,7 @@ proptest! {
         let mut now = Micros::ZERO;
         let mut nodes: Vec<Board> = (0..3).map(|run| Board::new(run, 1)).collect();
         for board in &mut nodes {
-            board.watch(&scope, reader(1)).unwrap();
+            board.watch(&scope, reader(1), NOW).unwrap();
             board.follow(&scope);
             board.seed_here(&scope, 0, Vec::new());
         }
@@ -820,7 +874,7 @@ fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
     let scope = room();
     let at = |seconds: u64| Micros(seconds * 1_000_000);
     let (mut watching, mut speaking) = (Board::new(0, 1), Board::new(1, 1));
-    watching.watch(&scope, reader(1)).unwrap();
+    watching.watch(&scope, reader(1), NOW).unwrap();
     watching.follow(&scope);
     watching.seed_here(&scope, 0, Vec::new());
     let tell = |watching: &mut Board, speaking: &mut Board, now: Micros, is_lost: bool| {
@@ -857,10 +911,10 @@ fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
 fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     fill(&mut board, &scope, |_| found(&[("", true, 5)]));
     board
-        .answer(&scope, reader(1), None, 9, &mut |_| {})
+        .answer(&scope, reader(1), None, (NOW, 9), &mut |_| {})
         .unwrap();
     board.begin(&scope, reader(1), &mut |_| {});
     // Said by a master whose last moments are lost with it.
@@ -900,12 +954,12 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
 fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alone() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     // Their record was lost when it was asked for.
     fill(&mut board, &scope, |_| found(&[]));
     let mut nobody = |_: Post<'_>| {};
     let picture = board
-        .answer(&scope, reader(1), None, 9, &mut nobody)
+        .answer(&scope, reader(1), None, (NOW, 9), &mut nobody)
         .unwrap();
     assert!(!picture.users[0].online);
     board.begin(&scope, reader(1), &mut nobody);
@@ -924,13 +978,13 @@ fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alon
 fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     assert!(board.is_unknown(&scope));
     fill(&mut board, &scope, |_| found(&[("", true, 5)]));
     assert!(!board.is_unknown(&scope));
     board.all_asked(&scope, 90);
     let as_of = |board: &mut Board, reached: u64| {
-        let answer = board.answer(&scope, reader(1), None, reached, &mut |_| {});
+        let answer = board.answer(&scope, reader(1), None, (NOW, reached), &mut |_| {});
         answer.unwrap().as_of
     };
     assert_eq!(as_of(&mut board, 80), 90, "everybody was asked about since");
@@ -939,8 +993,25 @@ fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
     board.begin(&scope, reader(1), &mut |_| {});
     board.hear(&[edge("ann", "", false, 8)]);
     let mut posts = Posts::new();
-    board.flush(110, &mut |post| keep(&mut posts, &post));
+    board.flush(NOW, 110, &mut |post| keep(&mut posts, &post));
     assert_eq!(posts[0].1["asOf"], 110);
     board.distrust(70);
     assert_eq!(as_of(&mut board, 120), 70);
+}
+
+#[test]
+fn whoever_watches_what_is_still_being_asked_about_waits_for_that_as_well() {
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann"]);
+    assert_eq!(board.watch(&scope, reader(1), NOW), Ok(true));
+    // A turn comes before anybody was asked about.
+    assert!(flush(&mut board).is_empty());
+    assert_eq!(board.watch(&scope, reader(2), NOW), Ok(true));
+    assert_eq!(board.unknown(&scope), ["ann".into()]);
+    fill(&mut board, &scope, |_| found(&[("", true, 5)]));
+    for who in [reader(1), reader(2)] {
+        let answer = board.answer(&scope, who, None, (NOW, 1), &mut |_| {});
+        assert_eq!(answer.unwrap().users.len(), 1);
+    }
+    assert_eq!(board.watch(&scope, reader(3), NOW), Ok(false));
 }
