@@ -245,7 +245,7 @@ impl Board {
         follow.changed.extend(there.iter().cloned());
         follow.here.insert(shard, counts);
         self.speaking.insert(scope.clone());
-        self.soil(scope);
+        self.logs.soil(scope);
         self.touch_all(scope, there);
     }
 
@@ -350,7 +350,7 @@ impl Board {
             self.touch(&scope, &user);
         }
         for scope in scopes {
-            self.soil(&scope);
+            self.logs.soil(&scope);
         }
     }
 
@@ -368,7 +368,7 @@ impl Board {
             }
         }
         self.asks_at = Micros::ZERO;
-        self.soil_all();
+        self.logs.soil_all();
     }
 
     /// What other nodes are to be told now.
@@ -423,7 +423,7 @@ impl Board {
                     }
                 }
                 self.asks_at = Micros::ZERO;
-                self.soil_all();
+                self.logs.soil_all();
             }
         }
         None
@@ -463,7 +463,7 @@ impl Board {
             follow.asks_at = Micros::ZERO;
             self.asks_at = Micros::ZERO;
         }
-        self.soil(&scope);
+        self.logs.soil(&scope);
         self.touch_all(&scope, changed);
     }
 

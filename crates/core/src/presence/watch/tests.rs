@@ -1015,3 +1015,29 @@ fn whoever_watches_what_is_still_being_asked_about_waits_for_that_as_well() {
     }
     assert_eq!(board.watch(&scope, reader(3), NOW), Ok(false));
 }
+
+#[test]
+fn what_a_change_costs_grows_as_those_who_watch_the_user_do_and_no_faster() {
+    // Each watches a list of their own, in which all have the same user.
+    let spent = |watchers: u32| {
+        let mut board = Board::new(7, 1);
+        for number in 0..watchers {
+            let own = (0..9).map(|own| Arc::from(format!("u{number}-{own}")));
+            let list = own.chain([Arc::from("support")]);
+            let scope = Arc::new(Scope::users(None, list));
+            watched(&mut board, &scope, reader(number));
+        }
+        let mut told = 0;
+        let begun = std::time::Instant::now();
+        for rev in 1..=4 {
+            board.hear(&[edge("support", "", rev % 2 == 1, rev)]);
+            board.flush(NOW, 1, &mut |post| told += post.readers.len());
+        }
+        assert_eq!(told, watchers as usize * 4);
+        begun.elapsed()
+    };
+    let few = (0..3).map(|_| spent(500)).min().unwrap();
+    let many = spent(10_000);
+    // Twenty times as many: with each compared with each, it is four hundred times as much.
+    assert!(many < few * 100, "{few:?} for 500, {many:?} for 10 000");
+}
