@@ -414,7 +414,11 @@ impl Watches {
             return;
         }
         let now = self.clock.now();
-        self.locked(|board| board.ask_again(now));
+        // What is lost while they are being asked about is a doubt of its own.
+        let doubt = self.locked(|board| {
+            board.ask_again(now);
+            board.doubt()
+        });
         self.know_nodes().await;
         for question in self.locked(|board| board.questions(ASKED)) {
             if !self.ask(&question).await {
@@ -422,7 +426,7 @@ impl Watches {
             }
         }
         if self.fanout.backplane.is_trusted() {
-            self.locked(Board::trust);
+            self.locked(|board| board.trust(doubt));
         }
     }
 
@@ -538,6 +542,8 @@ pub(crate) async fn audit(watches: Arc<Watches>) {
         tokio::time::sleep(audit::AGAIN).await;
         if watches.has_readers.load(Ordering::Relaxed) {
             watches.audit().await;
+        } else {
+            audited(&watches.auditor).pause();
         }
         watches.audit_kept().await;
     }

@@ -227,6 +227,8 @@ pub struct Board {
     resting: usize,
     /// Since when what is known is not to be believed, Unix milliseconds.
     distrusted: Option<u64>,
+    /// How often there was a reason for that.
+    doubts: u64,
     /// How many users were looked at, of all in their order.
     looked_at: usize,
 }
@@ -253,6 +255,7 @@ impl Board {
             shown: 0,
             resting: 0,
             distrusted: None,
+            doubts: 0,
             looked_at: 0,
         }
     }
@@ -439,6 +442,18 @@ impl Board {
             return;
         };
         *state = Reader::Follows;
+        if !log.recent.reaches(rev, log.rev) {
+            // What came in between was too much to keep. The number after it, with nothing in it,
+            // shows the hole.
+            log.rev += 1;
+            let change = log.say(self.run, Vec::new(), log.as_of);
+            let readers = log.followers();
+            return post(Post {
+                scope,
+                change: &change,
+                readers: &readers,
+            });
+        }
         for change in log.recent.after(rev) {
             post(Post {
                 scope,
@@ -480,7 +495,6 @@ impl Board {
                 log.rests_since = Some(now);
                 self.resting += 1;
                 if self.resting > MAX_RESTING || !log.is_full {
-                    self.resting -= 1;
                     self.drop_log(&scope.clone());
                 }
             }
@@ -511,7 +525,6 @@ impl Board {
         let over = |log: &Log| log.rests_since.is_some_and(|since| now - since >= RESTS);
         let rested = self.logs.iter().filter(|log| over(log));
         for scope in rested.map(|log| log.scope.clone()).collect::<Vec<_>>() {
-            self.resting -= 1;
             self.drop_log(&scope);
         }
         self.large.retain(|_, since| now - *since < TOO_LARGE_FOR);
@@ -522,6 +535,7 @@ impl Board {
         let Some(log) = self.logs.remove(scope) else {
             return;
         };
+        self.resting -= usize::from(log.rests_since.is_some());
         self.shown -= log.users.len();
         if let Some(follow) = self.follows.get_mut(scope) {
             follow.let_be();
@@ -679,17 +693,25 @@ impl Board {
         }
     }
 
-    /// What is known is not to be believed any more, since so many Unix milliseconds.
+    /// What is known is not to be believed any more, since so many Unix milliseconds. Who is being
+    /// asked about because of an earlier [doubt](Self::doubt) has to be asked about again.
     pub fn distrust(&mut self, since: u64) {
+        self.doubts += 1;
         if self.distrusted.is_none() {
             self.distrusted = Some(since);
             self.logs.soil_all();
         }
     }
 
-    /// It can be believed again, as everybody has been asked about since.
-    pub fn trust(&mut self) {
-        if self.distrusted.take().is_some() {
+    /// The number of the last doubt.
+    pub fn doubt(&self) -> u64 {
+        self.doubts
+    }
+
+    /// It can be believed again, as everybody has been asked about since this
+    /// [doubt](Self::doubt); if that is still the last.
+    pub fn trust(&mut self, doubt: u64) {
+        if self.doubts == doubt && self.distrusted.take().is_some() {
             self.logs.soil_all();
         }
     }

@@ -168,7 +168,7 @@ fn an_audit_sees_what_readers_believe_of_others_each_time_but_not_what_is_said_t
     board.distrust(1);
     flush(&mut board);
     assert_eq!(believes(&mut board), None);
-    board.trust();
+    board.trust(board.doubt());
     assert_eq!(believes(&mut board), None, "readers do not know that yet");
     flush(&mut board);
     assert_eq!(believes(&mut board), Some((true, 6)));
@@ -307,7 +307,7 @@ fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
     board.hear(&[edge("ann", "", true, 5)]);
     // What was heard since is not undone by an answer that does not mention it.
     board.learn(&questions[0], &[found(&[])]);
-    board.trust();
+    board.trust(board.doubt());
     let posts = flush(&mut board);
     assert_eq!(posts.len(), 1);
     assert!(posts[0].1.get("stale").is_none());
@@ -468,7 +468,7 @@ fn a_room_is_not_complete_until_it_is_known_which_nodes_there_are() {
     board.distrust(1);
     board.ask_again(at(500));
     board.know_nodes(&[], at(400));
-    board.trust();
+    board.trust(board.doubt());
     for (_, change) in flush(&mut board) {
         assert_eq!(change["stale"], true, "{change}");
     }
@@ -588,9 +588,8 @@ struct World {
     stream: VecDeque<Edge>,
     /// Questions that were asked, with what was true then.
     asked: Vec<(Question, Vec<UserPresence>)>,
-    /// Edges were lost since the last round of questions began.
-    has_lost: bool,
-    is_checking: bool,
+    /// The doubt because of which they were.
+    checking: Option<u64>,
 }
 
 impl World {
@@ -604,8 +603,7 @@ impl World {
             rev: 0,
             stream: VecDeque::new(),
             asked: Vec::new(),
-            has_lost: false,
-            is_checking: false,
+            checking: None,
         }
     }
 
@@ -698,12 +696,10 @@ impl World {
                 // Lost; the node knows only that.
                 if self.stream.pop_front().is_some() {
                     self.board.distrust(1);
-                    self.has_lost = true;
                 }
             }
             7 => {
-                self.is_checking = true;
-                self.has_lost = false;
+                self.checking = Some(self.board.doubt());
                 let questions = self.board.questions(2);
                 let truth = |question: &Question| {
                     let all = question.users.iter();
@@ -720,9 +716,9 @@ impl World {
                 if let Some((question, found)) = self.asked.pop() {
                     self.board.learn(&question, &found);
                 }
-                if self.asked.is_empty() && self.is_checking && !self.has_lost {
-                    self.is_checking = false;
-                    self.board.trust();
+                if let Some(doubt) = self.checking.filter(|_| self.asked.is_empty()) {
+                    self.checking = None;
+                    self.board.trust(doubt);
                 }
             }
             9 if self.clients.len() < 4 => {
@@ -737,7 +733,7 @@ impl World {
             11 if which.is_multiple_of(8) => {
                 self.runs += 1;
                 self.board = Board::new(self.runs, 1);
-                (self.has_lost, self.is_checking) = (false, false);
+                self.checking = None;
                 self.asked.clear();
                 self.stream.clear();
                 (0..self.clients.len()).for_each(|index| self.reconnect(index));
@@ -924,7 +920,7 @@ fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
     flush(&mut board);
     let question = board.ask(None, vec!["ann".into()]);
     board.learn(&question, &[found(&[("", true, 5)])]);
-    board.trust();
+    board.trust(board.doubt());
     let posts = flush(&mut board);
     let (_, change) = posts.last().unwrap();
     assert_eq!(change["users"][0]["online"], true, "{change}");
@@ -938,7 +934,7 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
     board.distrust(9);
     flush(&mut board);
     board.note(&scope, 0, &"ann".into(), true);
-    board.trust();
+    board.trust(board.doubt());
     for (_, change) in flush(&mut board) {
         assert_eq!(change["stale"], true, "{change}");
     }
@@ -1040,4 +1036,75 @@ fn what_a_change_costs_grows_as_those_who_watch_the_user_do_and_no_faster() {
     let many = spent(10_000);
     // Twenty times as many: with each compared with each, it is four hundred times as much.
     assert!(many < few * 100, "{few:?} for 500, {many:?} for 10 000");
+}
+
+#[test]
+fn what_is_lost_while_everybody_is_asked_about_is_asked_about_again() {
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann", "bob"]);
+    watched(&mut board, &scope, reader(1));
+    board.distrust(1);
+    let (doubt, questions) = (board.doubt(), board.questions(1));
+    board.learn(&questions[0], &[found(&[])]);
+    // A change of who was asked about already is lost.
+    board.distrust(2);
+    board.learn(&questions[1], &[found(&[])]);
+    board.trust(doubt);
+    assert_eq!(board.distrusted(), Some(1));
+    let (doubt, questions) = (board.doubt(), board.questions(2));
+    board.learn(&questions[0], &[found(&[]), found(&[])]);
+    board.trust(doubt);
+    assert_eq!(board.distrusted(), None);
+}
+
+#[test]
+fn a_change_that_is_too_large_to_keep_is_seen_to_be_missing() {
+    let mut board = Board::new(7, 1);
+    let names: Vec<String> = (0..600).map(|id| format!("{id:0100}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let scope = users(&names);
+    let first = watched(&mut board, &scope, reader(1));
+    let goes_on = |board: &mut Board, who, rev| {
+        let after = Some((&*first.epoch, rev));
+        board.watch(&scope, who, NOW).unwrap();
+        let answer = board.answer(&scope, who, after, (NOW, 1), &mut |_| {});
+        answer.unwrap()
+    };
+    let answer = goes_on(&mut board, reader(2), 0);
+    assert_eq!((answer.recovered, answer.rev), (true, 0));
+    // All come between the answer and what follows it.
+    let edges: Vec<Edge> = names.iter().map(|name| edge(name, "", true, 5)).collect();
+    board.hear(&edges);
+    assert_eq!(flush(&mut board).len(), 1);
+    let mut posts = Posts::new();
+    board.begin(&scope, reader(2), &mut |post| keep(&mut posts, &post));
+    posts.sort_by_key(|(who, _)| who.0.conn.slot.0);
+    let told: Vec<_> = (posts.iter())
+        .map(|(who, change)| (*who, change["rev"].as_u64().unwrap()))
+        .collect();
+    // For who follows it is the next one; who was answered sees a hole.
+    assert_eq!(told, [(reader(1), 2), (reader(2), 2)]);
+    assert_eq!(posts[1].1["users"], serde_json::json!([]));
+    let again = goes_on(&mut board, reader(2), 0);
+    assert_eq!((again.recovered, again.users.len()), (false, 600));
+    assert!(goes_on(&mut board, reader(1), 2).recovered);
+}
+
+#[test]
+fn what_ends_while_it_rests_makes_place_for_others_that_rest() {
+    let mut board = Board::new(7, 1);
+    let scope = room();
+    watched_room(&mut board, &["ann"]);
+    board.gone(reader(1), NOW);
+    assert_eq!(board.resting, 1);
+    for number in 0..MAX_IN_ROOM {
+        board.note(&scope, 0, &Arc::from(format!("u{number}")), true);
+    }
+    while let Some(question) = board.next_question(100) {
+        let all = vec![found(&[("", true, 1)]); question.users.len()];
+        board.learn(&question, &all);
+    }
+    flush(&mut board);
+    assert!(board.logs.is_empty());
+    assert_eq!(board.resting, 0);
 }
