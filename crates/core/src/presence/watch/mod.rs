@@ -485,7 +485,7 @@ impl Board {
     /// The scope of an epoch that a socket watches.
     pub fn scope_of(&self, reader: &SocketAddress, epoch: &str) -> Option<Arc<Scope>> {
         let named = |scope: &&Arc<Scope>| {
-            let log = self.logs.get(*scope);
+            let log = self.logs.get(scope);
             log.is_some_and(|log| format!("{:08x}-{:x}", self.run, log.epoch) == epoch)
         };
         self.readers.get(reader)?.iter().find(named).cloned()
