@@ -88,18 +88,26 @@ impl Recent {
 
 #[derive(Debug)]
 pub(super) struct Log {
+    /// No other has had this number in this process.
     pub(super) epoch: u64,
+    pub(super) scope: Arc<Scope>,
     /// The number of the last change.
     pub(super) rev: u64,
     pub(super) users: HashMap<Arc<str>, Shown>,
     /// Users of whom something may be different.
     pub(super) changed: HashSet<Arc<str>>,
+    /// Users of whom what was answered last is not to be believed, and since when, Unix
+    /// milliseconds.
+    pub(super) doubtful: HashMap<Arc<str>, u64>,
     /// What readers were told of it.
     pub(super) stale: bool,
     pub(super) recent: Recent,
     pub(super) readers: HashMap<SocketAddress, Reader>,
     /// There was a picture.
     pub(super) is_full: bool,
+    /// So many were found in the room, before it had a picture, that it gets none: not all of them
+    /// were noted.
+    pub(super) is_too_large: bool,
     /// Until when nothing is missing, as readers were told.
     pub(super) as_of: u64,
     /// It is in the list of those that may have something to tell.
@@ -125,17 +133,109 @@ struct Change<'a> {
     ended: Option<&'a str>,
 }
 
+/// The logs there are. A user may be of interest to very many: those are known by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    begun: u64,
+    ids: HashMap<Arc<Scope>, u64>,
+    logs: HashMap<u64, Log>,
+    /// Those that may have something to tell.
+    dirty: Vec<u64>,
+}
+
+impl Logs {
+    pub(super) fn is_empty(&self) -> bool {
+        self.logs.is_empty()
+    }
+
+    pub(super) fn contains_key(&self, scope: &Scope) -> bool {
+        self.ids.contains_key(scope)
+    }
+
+    pub(super) fn get(&self, scope: &Scope) -> Option<&Log> {
+        self.of(*self.ids.get(scope)?)
+    }
+
+    pub(super) fn get_mut(&mut self, scope: &Scope) -> Option<&mut Log> {
+        self.of_mut(*self.ids.get(scope)?)
+    }
+
+    /// The log with this number.
+    pub(super) fn of(&self, id: u64) -> Option<&Log> {
+        self.logs.get(&id)
+    }
+
+    /// The same, to change it.
+    pub(super) fn of_mut(&mut self, id: u64) -> Option<&mut Log> {
+        self.logs.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Log> {
+        self.logs.values()
+    }
+
+    /// A new log of what has none.
+    pub(super) fn begin(&mut self, scope: &Arc<Scope>) -> &mut Log {
+        self.begun += 1;
+        self.ids.insert(scope.clone(), self.begun);
+        let log = Log::new(self.begun, scope.clone());
+        self.logs.entry(self.begun).insert(log).into_mut()
+    }
+
+    pub(super) fn remove(&mut self, scope: &Scope) -> Option<Log> {
+        self.logs.remove(&self.ids.remove(scope)?)
+    }
+
+    /// Something about a user may be different.
+    pub(super) fn note(&mut self, id: u64, user: &Arc<str>) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            if !log.changed.contains(user) {
+                log.changed.insert(user.clone());
+            }
+            soil(log, &mut self.dirty);
+        }
+    }
+
+    /// Something may have to be told.
+    pub(super) fn soil(&mut self, scope: &Scope) {
+        let log = self.ids.get(scope).and_then(|id| self.logs.get_mut(id));
+        if let Some(log) = log {
+            soil(log, &mut self.dirty);
+        }
+    }
+
+    pub(super) fn soil_all(&mut self) {
+        for log in self.logs.values_mut() {
+            soil(log, &mut self.dirty);
+        }
+    }
+
+    /// Those that may have something to tell; they are looked at now.
+    pub(super) fn take_dirty(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.dirty)
+    }
+}
+
+fn soil(log: &mut Log, dirty: &mut Vec<u64>) {
+    if !std::mem::replace(&mut log.is_dirty, true) {
+        dirty.push(log.epoch);
+    }
+}
+
 impl Log {
-    pub(super) fn new(epoch: u64) -> Log {
+    fn new(epoch: u64, scope: Arc<Scope>) -> Log {
         Log {
             epoch,
+            scope,
             rev: 0,
             users: HashMap::new(),
             changed: HashSet::new(),
+            doubtful: HashMap::new(),
             stale: false,
             recent: Recent::default(),
             readers: HashMap::new(),
             is_full: false,
+            is_too_large: false,
             as_of: 0,
             is_dirty: false,
             rests_since: None,
@@ -163,31 +263,69 @@ impl Log {
         self.users.retain(|user, is| {
             if !is.is_in {
                 *shown -= 1;
+                self.doubtful.remove(user);
                 forgotten.push(user.clone());
             }
             is.is_in
         });
     }
 
-    /// Until when nothing is missing: what was said once stays true, unless it is
+    /// Has a user as they are now, in doubt or not: what is to be told of that, and whether the user
+    /// is of no interest any more.
+    pub(super) fn show(
+        &mut self,
+        user: &Arc<str>,
+        is_now: Shown,
+        doubted: Option<u64>,
+    ) -> (Option<Watched>, bool) {
+        let is_room = self.scope.room_name().is_some();
+        let before = self.users.get(user);
+        let told = match before {
+            Some(before) if before.says(&is_now) => None,
+            None if !is_now.is_in => None,
+            _ => Some(is_now.watched(user, is_room)),
+        };
+        // Who left a room and is online is of interest until the end of that.
+        let is_over = match told {
+            Some(_) => is_room && !is_now.is_in && !is_now.online,
+            None => before.is_none(),
+        };
+        if is_over {
+            self.users.remove(user);
+        } else if told.is_some() {
+            self.users.insert(user.clone(), is_now);
+        }
+        self.doubt(user, doubted.filter(|_| !is_over));
+        (told, is_over)
+    }
+
+    /// Whether, and since when, a user is in doubt.
+    fn doubt(&mut self, user: &Arc<str>, since: Option<u64>) {
+        match since {
+            Some(since) => {
+                let first = self.doubtful.entry(user.clone()).or_insert(since);
+                *first = since.min(*first);
+            }
+            None => {
+                self.doubtful.remove(user);
+            }
+        }
+    }
+
+    /// Until when nothing is missing: what was said once stays true, unless all or a user is
     /// `distrusted` since some time.
     pub(super) fn reach(&mut self, as_of: u64, distrusted: Option<u64>) -> u64 {
-        self.as_of = distrusted.unwrap_or(self.as_of.max(as_of));
+        let since = self.doubtful.values().copied().chain(distrusted).min();
+        self.as_of = since.unwrap_or(self.as_of.max(as_of));
         self.as_of
     }
 
     /// Puts a change at the end of the log.
-    pub(super) fn say(
-        &mut self,
-        scope: &Scope,
-        run: u32,
-        users: Vec<Watched>,
-        as_of: u64,
-    ) -> Arc<str> {
+    pub(super) fn say(&mut self, run: u32, users: Vec<Watched>, as_of: u64) -> Arc<str> {
         let change = Change {
             epoch: format!("{run:08x}-{:x}", self.epoch),
             rev: self.rev,
-            room: scope.room_name().map(|room| &**room),
+            room: self.scope.room_name().map(|room| &**room),
             users,
             as_of: Some(as_of),
             stale: self.stale,
@@ -198,12 +336,13 @@ impl Log {
         change
     }
 
-    /// That nothing follows, and why: no change, so it has the last one's number.
-    pub(super) fn ending(&self, scope: &Scope, run: u32, why: &str) -> Arc<str> {
+    /// That nothing follows, and why: no change, so it has the number of the last one that the
+    /// reader was told, `rev`.
+    pub(super) fn ending(&self, run: u32, rev: u64, why: &str) -> Arc<str> {
         let change = Change {
             epoch: format!("{run:08x}-{:x}", self.epoch),
-            rev: self.rev,
-            room: scope.room_name().map(|room| &**room),
+            rev,
+            room: self.scope.room_name().map(|room| &**room),
             users: Vec::new(),
             as_of: None,
             stale: self.stale,

@@ -9,6 +9,8 @@ use crate::auth::UserKey;
 use crate::backplane::MAX_TO_NODES;
 use crate::entries::TypePresence;
 
+/// Where it does not matter when.
+const NOW: Micros = Micros::ZERO;
 const NAMES: [&str; 3] = ["ann", "bob", "cid"];
 
 fn reader(slot: u32) -> SocketAddress {
@@ -76,7 +78,7 @@ type Posts = Vec<(SocketAddress, Value)>;
 
 fn flush(board: &mut Board) -> Posts {
     let mut posts = Posts::new();
-    board.flush(1, &mut |post| keep(&mut posts, &post));
+    board.flush(NOW, 1, &mut |post| keep(&mut posts, &post));
     posts
 }
 
@@ -89,15 +91,17 @@ fn fill(board: &mut Board, scope: &Arc<Scope>, found: impl Fn(&str) -> UserPrese
     let unknown = board.unknown(scope);
     let question = board.ask(None, unknown);
     let answers: Vec<UserPresence> = question.users.iter().map(|user| found(user)).collect();
-    board.learn(&question, &answers);
+    board.learn(&question, &answers, 1);
 }
 
 /// Watches from now on; what the reader is told first.
 fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer {
-    board.watch(scope, who).unwrap();
+    board.watch(scope, who, NOW).unwrap();
     fill(board, scope, |_| found(&[]));
-    let answer = board.answer(scope, who, None, 1, &mut |_| {}).unwrap();
-    board.begin(scope, who, &mut |_| {});
+    let answer = board
+        .answer(scope, who, None, (NOW, 1), &mut |_| {})
+        .unwrap();
+    board.begin(scope, who, NOW, &mut |_| {});
     answer
 }
 
@@ -105,10 +109,12 @@ fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer 
 fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
     let mut board = Board::new(7, 1);
     let scope = users(&["bob", "ann", "bob"]);
-    assert!(board.watch(&scope, reader(1)).unwrap());
+    assert!(board.watch(&scope, reader(1), NOW).unwrap());
     fill(&mut board, &scope, |user| found(&[("", user == "ann", 5)]));
     let mut none = |_: Post<'_>| panic!("nothing is told before the answer");
-    let answer = board.answer(&scope, reader(1), None, 9, &mut none).unwrap();
+    let answer = board
+        .answer(&scope, reader(1), None, (NOW, 9), &mut none)
+        .unwrap();
     let told: Vec<(&str, bool, u64)> = (answer.users.iter())
         .map(|user| (&*user.user_id, user.online, user.rev))
         .collect();
@@ -118,7 +124,7 @@ fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
     board.hear(&[edge("bob", "", true, 6)]);
     assert!(flush(&mut board).is_empty());
     let mut posts = Posts::new();
-    board.begin(&scope, reader(1), &mut |post| keep(&mut posts, &post));
+    board.begin(&scope, reader(1), NOW, &mut |post| keep(&mut posts, &post));
     board.hear(&[edge("ann", "", false, 7), edge("eve", "", true, 8)]);
     posts.extend(flush(&mut board));
     let changes: Vec<(u64, &str, bool)> = (posts.iter())
@@ -163,7 +169,7 @@ fn an_audit_sees_what_readers_believe_of_others_each_time_but_not_what_is_said_t
     board.distrust(1);
     flush(&mut board);
     assert_eq!(believes(&mut board), None);
-    board.trust();
+    board.trust(board.doubt());
     assert_eq!(believes(&mut board), None, "readers do not know that yet");
     flush(&mut board);
     assert_eq!(believes(&mut board), Some((true, 6)));
@@ -204,17 +210,17 @@ fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
     board.hear(&[edge("ann", "", true, 5)]);
     flush(&mut board);
     let again = |board: &mut Board, epoch: &str, rev| {
-        board.watch(&scope, reader(2)).unwrap();
+        board.watch(&scope, reader(2), NOW).unwrap();
         let after = Some((epoch, rev));
         board
-            .answer(&scope, reader(2), after, 1, &mut |_| {})
+            .answer(&scope, reader(2), after, (NOW, 1), &mut |_| {})
             .unwrap()
     };
     let answer = again(&mut board, &first.epoch, 0);
     assert!(answer.recovered && answer.users.is_empty());
     assert_eq!((answer.rev, answer.head), (0, 1));
     let mut posts = Posts::new();
-    board.begin(&scope, reader(2), &mut |post| keep(&mut posts, &post));
+    board.begin(&scope, reader(2), NOW, &mut |post| keep(&mut posts, &post));
     assert_eq!((posts.len(), &posts[0].1["rev"]), (1, &Value::from(1)));
     for (epoch, rev) in [("else", 0), (&*first.epoch, 2)] {
         assert!(!again(&mut board, epoch, rev).recovered);
@@ -234,9 +240,9 @@ fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
         board.hear(&[edge("ann", "", rev % 2 == 1, rev)]);
         flush(&mut board);
         let after = Some((&*first.epoch, 0));
-        let answer = board.answer(&scope, reader(1), after, 1, &mut |_| {});
+        let answer = board.answer(&scope, reader(1), after, (NOW, 1), &mut |_| {});
         goes_on.push(answer.unwrap().recovered);
-        board.begin(&scope, reader(1), &mut |_| {});
+        board.begin(&scope, reader(1), NOW, &mut |_| {});
     }
     assert!(goes_on[255] && !goes_on[256]);
     assert!(goes_on.iter().rposition(|goes_on| *goes_on) == Some(255));
@@ -250,24 +256,27 @@ fn what_a_socket_watches_has_bounds_and_its_end_makes_place() {
         Arc::new(Scope::users(None, names))
     };
     for part in 0..MAX_USERS / 100 {
-        board.watch(&many(part * 100, 100), reader(1)).unwrap();
+        board.watch(&many(part * 100, 100), reader(1), NOW).unwrap();
     }
     assert_eq!(
-        board.watch(&users(&["one"]), reader(1)),
+        board.watch(&users(&["one"]), reader(1), NOW),
         Err(Refused::TooMuch)
     );
     // The same again is no more, and another socket has its own.
-    assert!(board.watch(&many(0, 100), reader(1)).is_ok());
-    assert!(board.watch(&users(&["one"]), reader(2)).is_ok());
+    assert!(board.watch(&many(0, 100), reader(1), NOW).is_ok());
+    assert!(board.watch(&users(&["one"]), reader(2), NOW).is_ok());
     assert!(board.unwatch(&many(0, 100), reader(1), Micros::ZERO));
-    assert!(board.watch(&users(&["one"]), reader(1)).is_ok());
+    assert!(board.watch(&users(&["one"]), reader(1), NOW).is_ok());
     let long = [&*"x".repeat(MAX_BYTES + 1)];
-    assert_eq!(board.watch(&users(&long), reader(3)), Err(Refused::TooMuch));
+    assert_eq!(
+        board.watch(&users(&long), reader(3), NOW),
+        Err(Refused::TooMuch)
+    );
     for number in 0..MAX_WATCHES {
         let place = Scope::room(None, "/".into(), format!("{number}").into());
-        board.watch(&Arc::new(place), reader(4)).unwrap();
+        board.watch(&Arc::new(place), reader(4), NOW).unwrap();
     }
-    assert_eq!(board.watch(&room(), reader(4)), Err(Refused::TooMuch));
+    assert_eq!(board.watch(&room(), reader(4), NOW), Err(Refused::TooMuch));
 }
 
 #[test]
@@ -298,29 +307,29 @@ fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
     let questions = board.questions(100);
     board.hear(&[edge("ann", "", true, 5)]);
     // What was heard since is not undone by an answer that does not mention it.
-    board.learn(&questions[0], &[found(&[])]);
-    board.trust();
+    board.learn(&questions[0], &[found(&[])], 1);
+    board.trust(board.doubt());
     let posts = flush(&mut board);
     assert_eq!(posts.len(), 1);
     assert!(posts[0].1.get("stale").is_none());
     assert_eq!(posts[0].1["users"][0]["online"], true);
     // And one that was asked later tells of what was forgotten.
     let questions = board.questions(100);
-    board.learn(&questions[0], &[found(&[])]);
+    board.learn(&questions[0], &[found(&[])], 1);
     assert_eq!(flush(&mut board)[0].1["users"][0]["online"], false);
 }
 
 /// A room that is watched, on a node alone.
 fn watched_room(board: &mut Board, members: &[&str]) -> Answer {
     let scope = room();
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     board.follow(&scope);
     let members = members.iter().map(|user| Arc::from(*user)).collect();
     board.seed_here(&scope, 0, members);
     board.know_nodes(&[], Micros::ZERO);
     fill(board, &scope, |_| found(&[("", true, 1)]));
-    let answer = board.answer(&scope, reader(1), None, 1, &mut |_| {});
-    board.begin(&scope, reader(1), &mut |_| {});
+    let answer = board.answer(&scope, reader(1), None, (NOW, 1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     answer.unwrap()
 }
 
@@ -344,7 +353,7 @@ fn of_a_room_it_is_told_who_comes_who_leaves_and_who_goes() {
     board.note(&scope, 0, &Arc::from("cid"), true);
     assert!(flush(&mut board).is_empty(), "it is asked first");
     let question = board.next_question(100).unwrap();
-    board.learn(&question, &[found(&[("", true, 3)])]);
+    board.learn(&question, &[found(&[("", true, 3)])], 1);
     assert_eq!(flush(&mut board)[0].1["users"][0]["userId"], "cid");
 }
 
@@ -358,7 +367,7 @@ fn a_room_of_too_many_is_not_watched_any_more() {
     }
     while let Some(question) = board.next_question(100) {
         let all = vec![found(&[("", true, 1)]); question.users.len()];
-        board.learn(&question, &all);
+        board.learn(&question, &all, 1);
     }
     let posts = flush(&mut board);
     assert_eq!(posts.last().unwrap().1["ended"], "TOO_LARGE");
@@ -395,6 +404,51 @@ fn what_nodes_say_of_a_room_keeps_to_its_bound_however_many_come_at_once() {
 }
 
 #[test]
+fn that_too_many_are_in_a_room_is_found_before_they_are_asked_about_and_remembered_a_while() {
+    let at = |seconds: u64| Micros(seconds * 1_000_000);
+    let mut board = Board::new(7, 1);
+    let scope = room();
+    let many = || (0..=MAX_IN_ROOM).map(|number| Arc::from(format!("u{number}")));
+    let attempt = |board: &mut Board, now: Micros| {
+        board.watch(&scope, reader(1), now)?;
+        board.follow(&scope);
+        board.seed_here(&scope, 0, many().collect());
+        assert_eq!(board.next_question(100), None, "it is known already");
+        let answer = board.answer(&scope, reader(1), None, (now, 1), &mut |_| {});
+        board.unwatch(&scope, reader(1), now);
+        answer.map(|_| ())
+    };
+    for now in [at(1), at(2), at(10), at(11)] {
+        assert_eq!(attempt(&mut board, now), Err(Refused::TooManyInRoom));
+        let is_known = board.watch(&scope, reader(2), now);
+        assert_eq!(is_known, Err(Refused::TooManyInRoom));
+    }
+    assert!(board.logs.is_empty() && !board.has_readers());
+    // One that grows while it is watched is remembered as well.
+    let mut board = Board::new(7, 1);
+    watched_room(&mut board, &["ann"]);
+    for user in many() {
+        board.note(&scope, 0, &user, true);
+    }
+    while let Some(question) = board.next_question(100) {
+        let all = vec![found(&[("", true, 1)]); question.users.len()];
+        board.learn(&question, &all, 1);
+    }
+    board.flush(at(5), 1, &mut |_| {});
+    let again = |board: &mut Board, now| board.watch(&scope, reader(1), now);
+    assert_eq!(again(&mut board, at(14)), Err(Refused::TooManyInRoom));
+    assert_eq!(again(&mut board, at(15)), Ok(true));
+    // No more are remembered than there is place for.
+    for number in 0..=MAX_LARGE {
+        let scope = Scope::room(None, "/".into(), number.to_string().into());
+        board.note_large(&Arc::new(scope), at(15));
+    }
+    assert_eq!(board.large.len(), MAX_LARGE);
+    board.expire(at(26));
+    assert!(board.large.is_empty());
+}
+
+#[test]
 fn a_node_that_is_no_more_has_nobody_in_a_room() {
     let mut board = Board::new(1, 1);
     let mut other = Board::new(2, 1);
@@ -422,15 +476,15 @@ fn a_node_that_is_no_more_has_nobody_in_a_room() {
 /// A room that is watched on a node of many, which has begun, and what the other is to be told.
 fn watched_room_of_many(board: &mut Board, now: Micros) -> (Arc<Scope>, Vec<Note>) {
     let scope = room();
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     board.follow(&scope);
     board.seed_here(&scope, 0, vec!["ann".into()]);
     let notes = board.notes(now);
     fill(board, &scope, |_| found(&[("", true, 1)]));
     board
-        .answer(&scope, reader(1), None, 1, &mut |_| {})
+        .answer(&scope, reader(1), None, (NOW, 1), &mut |_| {})
         .unwrap();
-    board.begin(&scope, reader(1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     (scope, notes)
 }
 
@@ -444,7 +498,7 @@ fn a_room_is_not_complete_until_it_is_known_which_nodes_there_are() {
     board.distrust(1);
     board.ask_again(at(500));
     board.know_nodes(&[], at(400));
-    board.trust();
+    board.trust(board.doubt());
     for (_, change) in flush(&mut board) {
         assert_eq!(change["stale"], true, "{change}");
     }
@@ -502,7 +556,7 @@ fn a_node_does_not_say_who_is_in_a_room_before_all_its_shards_have() {
     assert!(!board.is_in_doubt(&scope) && board.follows[&scope].is_in(&"bob".into()));
     // Nor is its own picture complete before that.
     let mut alone = Board::new(3, 2);
-    alone.watch(&scope, reader(1)).unwrap();
+    alone.watch(&scope, reader(1), NOW).unwrap();
     alone.follow(&scope);
     alone.know_nodes(&[], now);
     alone.seed_here(&scope, 0, Vec::new());
@@ -564,9 +618,8 @@ struct World {
     stream: VecDeque<Edge>,
     /// Questions that were asked, with what was true then.
     asked: Vec<(Question, Vec<UserPresence>)>,
-    /// Edges were lost since the last round of questions began.
-    has_lost: bool,
-    is_checking: bool,
+    /// The doubt because of which they were.
+    checking: Option<u64>,
 }
 
 impl World {
@@ -580,8 +633,7 @@ impl World {
             rev: 0,
             stream: VecDeque::new(),
             asked: Vec::new(),
-            has_lost: false,
-            is_checking: false,
+            checking: None,
         }
     }
 
@@ -614,20 +666,20 @@ impl World {
     fn ask(&mut self, index: usize) {
         let scope = users(&NAMES);
         let who = reader(self.clients[index].socket);
-        self.board.watch(&scope, who).unwrap();
+        self.board.watch(&scope, who, NOW).unwrap();
         let unknown = self.board.unknown(&scope);
         let question = self.board.ask(None, unknown);
         let answers: Vec<_> = (question.users.iter())
             .map(|user| self.look_up(user))
             .collect();
-        self.board.learn(&question, &answers);
+        self.board.learn(&question, &answers, 1);
         let place = self.clients[index].place.clone();
         let after = place.as_ref().map(|(epoch, rev)| (&**epoch, *rev));
         let mut posts = Posts::new();
         let mut post = |post: Post<'_>| keep(&mut posts, &post);
-        let answer = self.board.answer(&scope, who, after, 1, &mut post);
+        let answer = self.board.answer(&scope, who, after, (NOW, 1), &mut post);
         let answer = answer.unwrap();
-        self.board.begin(&scope, who, &mut post);
+        self.board.begin(&scope, who, NOW, &mut post);
         self.post(posts);
         let client = &mut self.clients[index];
         if !answer.recovered {
@@ -674,12 +726,10 @@ impl World {
                 // Lost; the node knows only that.
                 if self.stream.pop_front().is_some() {
                     self.board.distrust(1);
-                    self.has_lost = true;
                 }
             }
             7 => {
-                self.is_checking = true;
-                self.has_lost = false;
+                self.checking = Some(self.board.doubt());
                 let questions = self.board.questions(2);
                 let truth = |question: &Question| {
                     let all = question.users.iter();
@@ -694,11 +744,11 @@ impl World {
             }
             8 => {
                 if let Some((question, found)) = self.asked.pop() {
-                    self.board.learn(&question, &found);
+                    self.board.learn(&question, &found, 1);
                 }
-                if self.asked.is_empty() && self.is_checking && !self.has_lost {
-                    self.is_checking = false;
-                    self.board.trust();
+                if let Some(doubt) = self.checking.filter(|_| self.asked.is_empty()) {
+                    self.checking = None;
+                    self.board.trust(doubt);
                 }
             }
             9 if self.clients.len() < 4 => {
@@ -713,7 +763,7 @@ impl World {
             11 if which.is_multiple_of(8) => {
                 self.runs += 1;
                 self.board = Board::new(self.runs, 1);
-                (self.has_lost, self.is_checking) = (false, false);
+                self.checking = None;
                 self.asked.clear();
                 self.stream.clear();
                 (0..self.clients.len()).for_each(|index| self.reconnect(index));
@@ -801,7 +851,7 @@ proptest! {
         let mut now = Micros::ZERO;
         let mut nodes: Vec<Board> = (0..3).map(|run| Board::new(run, 1)).collect();
         for board in &mut nodes {
-            board.watch(&scope, reader(1)).unwrap();
+            board.watch(&scope, reader(1), NOW).unwrap();
             board.follow(&scope);
             board.seed_here(&scope, 0, Vec::new());
         }
@@ -850,7 +900,7 @@ fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
     let scope = room();
     let at = |seconds: u64| Micros(seconds * 1_000_000);
     let (mut watching, mut speaking) = (Board::new(0, 1), Board::new(1, 1));
-    watching.watch(&scope, reader(1)).unwrap();
+    watching.watch(&scope, reader(1), NOW).unwrap();
     watching.follow(&scope);
     watching.seed_here(&scope, 0, Vec::new());
     let tell = |watching: &mut Board, speaking: &mut Board, now: Micros, is_lost: bool| {
@@ -887,20 +937,20 @@ fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
 fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     fill(&mut board, &scope, |_| found(&[("", true, 5)]));
     board
-        .answer(&scope, reader(1), None, 9, &mut |_| {})
+        .answer(&scope, reader(1), None, (NOW, 9), &mut |_| {})
         .unwrap();
-    board.begin(&scope, reader(1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     // Said by a master whose last moments are lost with it.
     board.hear(&[edge("ann", "", false, 8)]);
     flush(&mut board);
     board.distrust(9);
     flush(&mut board);
     let question = board.ask(None, vec!["ann".into()]);
-    board.learn(&question, &[found(&[("", true, 5)])]);
-    board.trust();
+    board.learn(&question, &[found(&[("", true, 5)])], 1);
+    board.trust(board.doubt());
     let posts = flush(&mut board);
     let (_, change) = posts.last().unwrap();
     assert_eq!(change["users"][0]["online"], true, "{change}");
@@ -914,12 +964,12 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
     board.distrust(9);
     flush(&mut board);
     board.note(&scope, 0, &"ann".into(), true);
-    board.trust();
+    board.trust(board.doubt());
     for (_, change) in flush(&mut board) {
         assert_eq!(change["stale"], true, "{change}");
     }
     let question = board.next_question(100).unwrap();
-    board.learn(&question, &[found(&[("", true, 5)])]);
+    board.learn(&question, &[found(&[("", true, 5)])], 1);
     let posts = flush(&mut board);
     let (_, change) = posts.last().unwrap();
     assert_eq!(change["users"][0]["userId"], "ann");
@@ -930,15 +980,15 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
 fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alone() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     // Their record was lost when it was asked for.
     fill(&mut board, &scope, |_| found(&[]));
     let mut nobody = |_: Post<'_>| {};
     let picture = board
-        .answer(&scope, reader(1), None, 9, &mut nobody)
+        .answer(&scope, reader(1), None, (NOW, 9), &mut nobody)
         .unwrap();
     assert!(!picture.users[0].online);
-    board.begin(&scope, reader(1), &mut nobody);
+    board.begin(&scope, reader(1), NOW, &mut nobody);
     let mended = Edge {
         others: Some([].into_iter().collect()),
         ..edge("ann", "", true, 8)
@@ -954,23 +1004,178 @@ fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alon
 fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     assert!(board.is_unknown(&scope));
     fill(&mut board, &scope, |_| found(&[("", true, 5)]));
     assert!(!board.is_unknown(&scope));
     board.all_asked(&scope, 90);
     let as_of = |board: &mut Board, reached: u64| {
-        let answer = board.answer(&scope, reader(1), None, reached, &mut |_| {});
+        let answer = board.answer(&scope, reader(1), None, (NOW, reached), &mut |_| {});
         answer.unwrap().as_of
     };
     assert_eq!(as_of(&mut board, 80), 90, "everybody was asked about since");
     assert_eq!(as_of(&mut board, 100), 100);
     assert_eq!(as_of(&mut board, 95), 100, "that was said");
-    board.begin(&scope, reader(1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     board.hear(&[edge("ann", "", false, 8)]);
     let mut posts = Posts::new();
-    board.flush(110, &mut |post| keep(&mut posts, &post));
+    board.flush(NOW, 110, &mut |post| keep(&mut posts, &post));
     assert_eq!(posts[0].1["asOf"], 110);
     board.distrust(70);
     assert_eq!(as_of(&mut board, 120), 70);
+}
+
+#[test]
+fn whoever_watches_what_is_still_being_asked_about_waits_for_that_as_well() {
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann"]);
+    assert_eq!(board.watch(&scope, reader(1), NOW), Ok(true));
+    // A turn comes before anybody was asked about.
+    assert!(flush(&mut board).is_empty());
+    assert_eq!(board.watch(&scope, reader(2), NOW), Ok(true));
+    assert_eq!(board.unknown(&scope), ["ann".into()]);
+    fill(&mut board, &scope, |_| found(&[("", true, 5)]));
+    for who in [reader(1), reader(2)] {
+        let answer = board.answer(&scope, who, None, (NOW, 1), &mut |_| {});
+        assert_eq!(answer.unwrap().users.len(), 1);
+    }
+    assert_eq!(board.watch(&scope, reader(3), NOW), Ok(false));
+}
+
+#[test]
+fn what_a_change_costs_grows_as_those_who_watch_the_user_do_and_no_faster() {
+    // Each watches a list of their own, in which all have the same user.
+    let spent = |watchers: u32| {
+        let mut board = Board::new(7, 1);
+        for number in 0..watchers {
+            let own = (0..9).map(|own| Arc::from(format!("u{number}-{own}")));
+            let list = own.chain([Arc::from("support")]);
+            let scope = Arc::new(Scope::users(None, list));
+            watched(&mut board, &scope, reader(number));
+        }
+        let mut told = 0;
+        let begun = std::time::Instant::now();
+        for rev in 1..=4 {
+            board.hear(&[edge("support", "", rev % 2 == 1, rev)]);
+            board.flush(NOW, 1, &mut |post| told += post.readers.len());
+        }
+        assert_eq!(told, watchers as usize * 4);
+        begun.elapsed()
+    };
+    let few = (0..3).map(|_| spent(500)).min().unwrap();
+    let many = spent(10_000);
+    // Twenty times as many: with each compared with each, it is four hundred times as much.
+    assert!(many < few * 100, "{few:?} for 500, {many:?} for 10 000");
+}
+
+#[test]
+fn what_is_lost_while_everybody_is_asked_about_is_asked_about_again() {
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann", "bob"]);
+    watched(&mut board, &scope, reader(1));
+    board.distrust(1);
+    let (doubt, questions) = (board.doubt(), board.questions(1));
+    board.learn(&questions[0], &[found(&[])], 1);
+    // A change of who was asked about already is lost.
+    board.distrust(2);
+    board.learn(&questions[1], &[found(&[])], 1);
+    board.trust(doubt);
+    assert_eq!(board.distrusted(), Some(1));
+    let (doubt, questions) = (board.doubt(), board.questions(2));
+    board.learn(&questions[0], &[found(&[]), found(&[])], 1);
+    board.trust(doubt);
+    assert_eq!(board.distrusted(), None);
+}
+
+#[test]
+fn a_change_that_is_too_large_to_keep_is_seen_to_be_missing() {
+    let mut board = Board::new(7, 1);
+    let names: Vec<String> = (0..600).map(|id| format!("{id:0100}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let scope = users(&names);
+    let first = watched(&mut board, &scope, reader(1));
+    let goes_on = |board: &mut Board, who, rev| {
+        let after = Some((&*first.epoch, rev));
+        board.watch(&scope, who, NOW).unwrap();
+        let answer = board.answer(&scope, who, after, (NOW, 1), &mut |_| {});
+        answer.unwrap()
+    };
+    let answer = goes_on(&mut board, reader(2), 0);
+    assert_eq!((answer.recovered, answer.rev), (true, 0));
+    // All come between the answer and what follows it.
+    let edges: Vec<Edge> = names.iter().map(|name| edge(name, "", true, 5)).collect();
+    board.hear(&edges);
+    assert_eq!(flush(&mut board).len(), 1);
+    let mut posts = Posts::new();
+    board.begin(&scope, reader(2), NOW, &mut |post| keep(&mut posts, &post));
+    assert_eq!(posts.len(), 1, "{posts:?}");
+    let (who, change) = &posts[0];
+    assert_eq!((*who, &change["ended"]), (reader(2), &"TIMEOUT".into()));
+    // Whoever asks again from there has missed nothing.
+    assert_eq!(change["rev"], 0);
+    let again = goes_on(&mut board, reader(2), 0);
+    assert_eq!((again.recovered, again.users.len()), (false, 600));
+    assert!(goes_on(&mut board, reader(1), 1).recovered);
+}
+
+#[test]
+fn what_ends_while_it_rests_makes_place_for_others_that_rest() {
+    let mut board = Board::new(7, 1);
+    let scope = room();
+    watched_room(&mut board, &["ann"]);
+    board.gone(reader(1), NOW);
+    assert_eq!(board.resting, 1);
+    for number in 0..MAX_IN_ROOM {
+        board.note(&scope, 0, &Arc::from(format!("u{number}")), true);
+    }
+    while let Some(question) = board.next_question(100) {
+        let all = vec![found(&[("", true, 1)]); question.users.len()];
+        board.learn(&question, &all, 1);
+    }
+    flush(&mut board);
+    assert!(board.logs.is_empty());
+    assert_eq!(board.resting, 0);
+}
+
+#[test]
+fn a_doubtful_answer_is_a_doubt_about_that_user_and_costs_nobody_else_anything() {
+    let at = |millis: u64| Micros(millis * 1_000);
+    let mut board = Board::new(7, 1);
+    for (scope, who) in [(users(&["ann", "eve"]), 1), (users(&["bob"]), 2)] {
+        watched(&mut board, &scope, reader(who));
+    }
+    assert!(board.doubtful(100, at(1)).is_empty());
+    let stale = || UserPresence {
+        stale: true,
+        ..found(&[])
+    };
+    let question = board.ask(None, vec!["ann".into(), "bob".into()]);
+    board.learn(&question, &[stale(), found(&[])], 40);
+    let posts = flush(&mut board);
+    assert_eq!(posts.len(), 1, "{posts:?}");
+    let (who, change) = &posts[0];
+    assert_eq!((*who, &change["stale"]), (reader(1), &true.into()));
+    assert_eq!(change["asOf"], 40);
+    assert_eq!(board.distrusted(), None);
+    // They are asked about again, and nobody else is, and not all the time.
+    let questions = board.doubtful(100, at(1_000));
+    let names: Vec<_> = questions.iter().map(|question| &question.users).collect();
+    assert_eq!(names, [&vec![Arc::from("ann")]]);
+    assert!(board.doubtful(100, at(1_100)).is_empty());
+    board.learn(&questions[0], &[stale()], 50);
+    assert!(flush(&mut board).is_empty(), "that is known");
+    let questions = board.doubtful(100, at(1_250));
+    board.learn(&questions[0], &[found(&[("", true, 5)])], 60);
+    let posts = flush(&mut board);
+    assert_eq!(posts.len(), 1, "{posts:?}");
+    let (who, change) = &posts[0];
+    assert_eq!((*who, change.get("stale")), (reader(1), None));
+    assert_eq!(change["users"][0]["online"], true);
+    assert!(board.doubtful(100, at(9_000)).is_empty());
+    // Whom nobody watches any more nobody is in doubt about.
+    let question = board.ask(None, vec!["bob".into()]);
+    board.learn(&question, &[stale()], 70);
+    board.gone(reader(2), at(0));
+    board.expire(at(0) + RESTS);
+    assert!(board.doubtful.is_empty());
 }
