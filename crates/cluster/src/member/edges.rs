@@ -6,6 +6,8 @@ use std::time::Duration;
 use hashbrown::HashSet;
 use tokio::time::Instant;
 
+use super::told::Told;
+use super::unread::READ_WITHIN;
 use super::{Local, Member, pause_after};
 use crate::registry::{DevicesChange, Edge, EdgeId, Edges, Registry, TypedUser};
 
@@ -95,6 +97,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             .map(|edge| &edge.who)
             .filter(|who| !self.local.entries(who).is_empty())
             .collect();
+        let now = Instant::now();
         let mut state = self.state();
         for Edge { who, online, .. } in edges() {
             // The registry knows better by now.
@@ -106,7 +109,9 @@ impl<R: Registry, L: Local> Member<R, L> {
                 }
                 continue;
             }
-            state.in_grace.remove(who);
+            if state.in_grace.remove(who).is_some() {
+                state.unread.push(now, who.clone(), true);
+            }
             if here.contains(who) || state.departures.include(who) {
                 state.offline.insert(who.clone());
             }
@@ -116,6 +121,8 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// Reads the stream of edges, from the first join on.
     pub(super) async fn follow_edges(&self) {
         let mut place = Place::start(Instant::now());
+        // A loss is noticed after a renewal, and the hold that follows lasts a lease at most.
+        let mut told = Told::new((self.timing.ttl + READ_WITHIN) * 2);
         let mut failures = 0u32;
         self.joined.notified().await;
         loop {
@@ -139,7 +146,8 @@ impl<R: Registry, L: Local> Member<R, L> {
                 Ok(edges) => {
                     failures = 0;
                     self.hears.store(true, Ordering::Relaxed);
-                    self.pass_on(edges, &mut place);
+                    self.forget_told(&mut told);
+                    self.pass_on(edges, &mut place, &mut told);
                     self.local.heard_until(asked.elapsed());
                     BETWEEN_READS
                 }
@@ -154,13 +162,23 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
+    /// When all have said who is there, and what may have been lost was written again, nothing is
+    /// that was told before: whoever comes back later is announced, as others have been told that
+    /// nobody is there.
+    fn forget_told(&self, told: &mut Told) {
+        let within = self.timing.refresh + READ_WITHIN;
+        if let Some(at) = self.state().settled_at.take_if(|at| at.elapsed() > within) {
+            told.forget_until(at);
+        }
+    }
+
     /// Announces what was read, up to a hole, and from there on.
-    fn pass_on(&self, read: Edges, place: &mut Place) {
+    fn pass_on(&self, read: Edges, place: &mut Place, told: &mut Told) {
         let mut edges = Vec::with_capacity(read.edges.len());
         for (number, edge) in read.edges {
             let missed = place.go_on(number);
             if missed > 0 {
-                self.announce(&mut edges);
+                self.announce(&mut edges, told);
                 self.local.missed_edges();
                 self.counters
                     .missed_edges
@@ -180,7 +198,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 }
             }
         }
-        self.announce(&mut edges);
+        self.announce(&mut edges, told);
         if !read.devices.is_empty() {
             let missed = place.go_on_with_devices(&read.devices);
             self.local.note_devices(&read.devices, missed);
@@ -190,11 +208,15 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
-    fn announce(&self, edges: &mut Vec<(u64, Edge)>) {
+    fn announce(&self, edges: &mut Vec<(u64, Edge)>, told: &mut Told) {
         if edges.is_empty() {
             return;
         }
         self.note_edges(edges);
+        let now = Instant::now();
+        for (_, edge) in edges.iter_mut() {
+            told.compare(edge, now);
+        }
         self.counters
             .edges
             .fetch_add(edges.len() as u64, Ordering::Relaxed);

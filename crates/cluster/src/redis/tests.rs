@@ -349,6 +349,7 @@ impl Pair {
                     who,
                     believed: self.dice.chance(30),
                     mended: self.dice.chance(30),
+                    retold: self.dice.chance(30),
                     entries,
                 }];
                 both!(self, turn, restore, &users);
