@@ -40,7 +40,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         // If the answer was late, nobody waits for it: they were let in by what this node
         // knows, and are said again.
         for (request, admission) in incarnation.asking.drain(..).zip(admissions) {
-            if !matches!(admission, Admission::Refused(_)) {
+            // Who has others that have to go is announced.
+            if admission == Admission::Admitted {
                 self.note_arrival(&request.newcomer.who);
             }
             // Its caller has given up: nobody will ever say that it ended.
@@ -132,7 +133,10 @@ impl<R: Registry, L: Local> Member<R, L> {
         let shortest = shortest.filter(|grace| *grace > 0).min();
         let departed = batch.into_iter().zip(linger);
         let (waited_for, gone): (Vec<_>, Vec<_>) = departed.partition(|(_, lingers)| *lingers);
-        self.note_gone(gone.into_iter().map(|(departure, _)| departure.who));
+        // Who came in a hold was not announced yet.
+        if incarnation.hold.is_none() {
+            self.note_gone(gone.into_iter().map(|(departure, _)| departure));
+        }
         self.remember_graces(waited_for.into_iter().map(|(departure, _)| departure));
         if let Some(grace) = shortest {
             let verdict = Instant::now() + Duration::from_millis(grace);
@@ -158,13 +162,14 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
-    /// The registry has announced that they went, unless there are other sockets of them. If they
-    /// are elsewhere, their node will say so.
-    fn note_gone(&self, gone: impl Iterator<Item = TypedUser>) {
+    /// The registry has announced that they went, unless there are other sockets of them: then
+    /// their node will say so, and may not know that they were announced before.
+    fn note_gone(&self, gone: impl Iterator<Item = Departure>) {
         let now = Instant::now();
-        for who in gone.filter(|who| self.local.entries(who).is_empty()) {
+        for Departure { who, .. } in gone {
+            let is_here = !self.local.entries(&who).is_empty();
             let mut state = self.state();
-            if !state.departures.include(&who) {
+            if !is_here && !state.departures.include(&who) {
                 state.unread.push(now, who, true);
             }
         }
