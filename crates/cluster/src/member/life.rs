@@ -359,9 +359,10 @@ impl<R: Registry, L: Local> Member<R, L> {
     fn be_late(&self, incarnation: &mut Incarnation<'_>) {
         let mut state = self.state();
         let state = &mut *state;
-        let gone = state
-            .retold
-            .extract_if(.., |who| self.local.entries(who).is_empty());
+        let retold = std::mem::take(&mut state.retold).into_iter();
+        let (here, gone): (BTreeSet<_>, BTreeSet<_>) =
+            retold.partition(|who| !self.local.entries(who).is_empty());
+        state.retold = here;
         for who in gone {
             incarnation.restore.push(who.clone(), Why::default());
             state.believed.insert(who);
