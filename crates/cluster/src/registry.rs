@@ -476,6 +476,10 @@ pub struct Restored {
     /// nothing is known of the user at all, it was announced before that was lost.
     #[serde(rename = "c", default, skip_serializing_if = "std::ops::Not::not")]
     pub mended: bool,
+    /// Whether some nodes may know of the user what is not so any more: all are told what the user
+    /// is, as no change.
+    #[serde(rename = "t", default, skip_serializing_if = "std::ops::Not::not")]
+    pub retold: bool,
     /// All sockets of the user at this node.
     #[serde(rename = "e")]
     pub entries: Vec<Entry>,
@@ -497,8 +501,8 @@ pub struct Edge {
     pub at: Millis,
     /// The rooms that the user is in, or was in while online.
     pub rooms: Vec<RoomName>,
-    /// `Some`: not a change; the user was online already and has come into `rooms`.
-    /// Members who share one of these other rooms with the user were told before.
+    /// `Some`: not a change; the user was online already and has come into `rooms`, or is what it
+    /// was, without any. Members who share one of these other rooms with the user were told before.
     pub others: Option<Vec<RoomName>>,
 }
 

@@ -90,8 +90,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         let buckets = incarnation.comparison.next(users.len());
         let asked = self.sums(&users, &buckets);
         let name = incarnation.name.clone();
-        let audit = self
-            .insist(incarnation, || async {
+        let (audit, _) = self
+            .repeat(incarnation, || async {
                 self.registry.audit(&name, &asked).await.map(Ok)
             })
             .await?;

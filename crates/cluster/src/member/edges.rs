@@ -6,6 +6,8 @@ use std::time::Duration;
 use hashbrown::HashSet;
 use tokio::time::Instant;
 
+use super::told::Told;
+use super::unread::READ_WITHIN;
 use super::{Local, Member, pause_after};
 use crate::registry::{DevicesChange, Edge, EdgeId, Edges, Registry, TypedUser, Unavailable};
 
@@ -89,6 +91,14 @@ impl Place {
     }
 }
 
+/// How far the stream of edges was read, and what came of it.
+struct Reader {
+    place: Place,
+    told: Told,
+    /// When it was seen that the stream reaches up to the place, since the last failure.
+    looked: Option<Instant>,
+}
+
 impl<R: Registry, L: Local> Member<R, L> {
     /// What may have to be told if the store loses its memory.
     fn note_edges(&self, edges: &[(u64, Edge)]) {
@@ -99,6 +109,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             .map(|edge| &edge.who)
             .filter(|who| !self.local.entries(who).is_empty())
             .collect();
+        let now = Instant::now();
         let mut state = self.state();
         for Edge { who, online, .. } in edges() {
             // The registry knows better by now.
@@ -110,7 +121,9 @@ impl<R: Registry, L: Local> Member<R, L> {
                 }
                 continue;
             }
-            state.in_grace.remove(who);
+            if state.in_grace.remove(who).is_some() {
+                state.unread.push(now, who.clone(), true);
+            }
             if here.contains(who) || state.departures.include(who) {
                 state.offline.insert(who.clone());
             }
@@ -119,15 +132,18 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Reads the stream of edges, from the first join on.
     pub(super) async fn follow_edges(&self) {
-        let mut place = Place::start(Instant::now());
+        let mut reader = Reader {
+            place: Place::start(Instant::now()),
+            // A loss is noticed after a renewal, and the hold that follows lasts a lease at most.
+            told: Told::new((self.timing.ttl + READ_WITHIN) * 2),
+            looked: None,
+        };
         let mut failures = 0u32;
-        // When it was seen that the stream reaches up to it, since the last failure.
-        let mut looked = None;
         self.joined.notified().await;
         loop {
             if let Some(reached) = self.state().read_from.take() {
-                place = match reached.is_new_life {
-                    true => place.in_new_life(&reached),
+                reader.place = match reached.is_new_life {
+                    true => reader.place.in_new_life(&reached),
                     false => reached,
                 };
             }
@@ -139,7 +155,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             let read = tokio::select! {
                 biased;
                 () = self.joined.notified() => continue,
-                read = self.read_on(&mut place, &mut looked, wait) => read,
+                read = self.read_on(&mut reader, wait) => read,
             };
             let pause = match read {
                 Ok(is_all) => {
@@ -151,7 +167,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                     BETWEEN_READS
                 }
                 Err(_) => {
-                    looked = None;
+                    reader.looked = None;
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     failures += 1;
                     self.hears.store(false, Ordering::Relaxed);
@@ -163,19 +179,16 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// Reads once, and announces what was read. Whether that was all there is.
-    async fn read_on(
-        &self,
-        place: &mut Place,
-        looked: &mut Option<Instant>,
-        wait: Duration,
-    ) -> Result<bool, Unavailable> {
-        let read = self.registry.edges(&place.id, wait).await?;
+    async fn read_on(&self, reader: &mut Reader, wait: Duration) -> Result<bool, Unavailable> {
+        let read = self.registry.edges(&reader.place.id, wait).await?;
         let is_all = !read.is_cut;
-        if read.last.is_none() && looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
-            self.go_back(place).await?;
-            *looked = Some(Instant::now());
+        let is_due = reader.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        if read.last.is_none() && is_due {
+            self.go_back(&mut reader.place).await?;
+            reader.looked = Some(Instant::now());
         }
-        self.pass_on(read, place);
+        self.forget_told(&mut reader.told);
+        self.pass_on(read, reader);
         Ok(is_all)
     }
 
@@ -217,8 +230,19 @@ impl<R: Registry, L: Local> Member<R, L> {
         tracing::warn!("a change of presence could not be read");
     }
 
+    /// When all have said who is there, and what may have been lost was written again, nothing is
+    /// that was told before: whoever comes back later is announced, as others have been told that
+    /// nobody is there.
+    fn forget_told(&self, told: &mut Told) {
+        let within = self.timing.refresh + READ_WITHIN;
+        if let Some(at) = self.state().settled_at.take_if(|at| at.elapsed() > within) {
+            told.forget_until(at);
+        }
+    }
+
     /// Announces what was read, up to a hole, and from there on.
-    fn pass_on(&self, read: Edges, place: &mut Place) {
+    fn pass_on(&self, read: Edges, reader: &mut Reader) {
+        let Reader { place, told, .. } = reader;
         let mut edges = Vec::with_capacity(read.edges.len());
         // Nothing could be read since the last hole was told: it is one with the next.
         let mut is_told = false;
@@ -232,13 +256,13 @@ impl<R: Registry, L: Local> Member<R, L> {
                 self.skip();
             }
             if (missed > 0 || edge.is_none()) && !is_told {
-                self.announce(&mut edges);
+                self.announce(&mut edges, told);
                 self.local.missed_edges();
             }
             is_told = edge.is_none();
             edges.extend(edge.map(|edge| (number, edge)));
         }
-        self.announce(&mut edges);
+        self.announce(&mut edges, told);
         if !read.devices.is_empty() {
             let missed = place.go_on_with_devices(&read.devices);
             self.local.note_devices(&read.devices, missed);
@@ -248,11 +272,15 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
-    fn announce(&self, edges: &mut Vec<(u64, Edge)>) {
+    fn announce(&self, edges: &mut Vec<(u64, Edge)>, told: &mut Told) {
         if edges.is_empty() {
             return;
         }
         self.note_edges(edges);
+        let now = Instant::now();
+        for (_, edge) in edges.iter_mut() {
+            told.compare(edge, now);
+        }
         self.counters
             .edges
             .fetch_add(edges.len() as u64, Ordering::Relaxed);

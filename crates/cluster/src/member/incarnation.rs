@@ -60,6 +60,8 @@ pub(super) struct Why {
     pub(super) doubt: Option<bool>,
     /// The registry was found to have them otherwise.
     pub(super) mended: bool,
+    /// All nodes are to be told again what the user is.
+    pub(super) retold: bool,
 }
 
 /// Users whose sockets are to be registered, each once, in the order in which they came.
@@ -78,8 +80,13 @@ impl Line {
         let mut line = Line::default();
         for who in users {
             let doubt = doubt(&who);
-            let mended = false;
-            line.push(who, Why { doubt, mended });
+            line.push(
+                who,
+                Why {
+                    doubt,
+                    ..Why::default()
+                },
+            );
         }
         line
     }
@@ -88,6 +95,7 @@ impl Line {
         if let Some(known) = self.why.get_mut(&who) {
             known.doubt = known.doubt.max(why.doubt);
             known.mended |= why.mended;
+            known.retold |= why.retold;
             return;
         }
         self.why.insert(who.clone(), why);

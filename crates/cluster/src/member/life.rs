@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::comparison::Comparison;
 use super::edges::Place;
-use super::incarnation::{End, Incarnation, Line};
+use super::incarnation::{End, Incarnation, Line, Why};
 use super::pace::Pace;
 use super::{Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within};
 use crate::registry::{
@@ -140,12 +140,24 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
-    /// Says the same until it is answered: what was done already is not done again.
+    /// Says the same until it is answered: what was done already is not done again. It is answered
+    /// by a store that knows this incarnation alone.
     pub(super) async fn insist<T, F: Future<Output = Guarded<T>>>(
         &self,
         incarnation: &mut Incarnation<'_>,
         operation: impl Fn() -> F,
     ) -> Result<T, End> {
+        let (answer, asked) = self.repeat(incarnation, operation).await?;
+        self.state().unread.be_sure(asked);
+        Ok(answer)
+    }
+
+    /// The same for what any store answers; and when that was asked.
+    pub(super) async fn repeat<T, F: Future<Output = Guarded<T>>>(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+        operation: impl Fn() -> F,
+    ) -> Result<(T, Instant), End> {
         let begun = Instant::now();
         let most = self.timing.patience();
         let (mut attempts, mut late, mut failures) = (0u32, 0u32, 0u32);
@@ -158,7 +170,8 @@ impl<R: Registry, L: Local> Member<R, L> {
                     if self.away.swap(false, Ordering::Relaxed) {
                         tracing::info!("this node is one of its cluster again");
                     }
-                    return answer.map_err(|Fenced| End::Fenced);
+                    let answer = answer.map_err(|Fenced| End::Fenced)?;
+                    return Ok((answer, asked));
                 }
                 Err(error) => {
                     attempts += 1;
@@ -284,6 +297,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         if forgot {
             state.believe_announced(&here, &doubtful);
         }
+        state.unread.be_sure(asked);
         // Some may have left since they were announced.
         here.extend(state.believed.iter().cloned());
         drop(state);
@@ -313,10 +327,15 @@ impl<R: Registry, L: Local> Member<R, L> {
     async fn go_on(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
         // To learn what is due.
         self.renew(incarnation).await?;
+        if incarnation.hold.is_none() {
+            self.be_late(incarnation);
+        }
         loop {
             self.do_what_is_due(incarnation).await?;
             let is_settled = incarnation.is_settled();
-            self.settled.store(is_settled, Ordering::Relaxed);
+            if !self.settled.swap(is_settled, Ordering::Relaxed) && is_settled {
+                self.state().settled_at = Some(Instant::now());
+            }
             incarnation.take_newcomers();
             if self.tell(incarnation).await? || self.completes(incarnation) {
                 continue;
@@ -332,6 +351,21 @@ impl<R: Registry, L: Local> Member<R, L> {
                 () = self.work.notified() => {}
                 Some(request) = incarnation.requests.recv() => incarnation.newcomers.push(request),
             }
+        }
+    }
+
+    /// Nobody has waited for this node. If memory was lost, that is long ago, and what was told just
+    /// before is forgotten everywhere: who has gone is told as if everybody had read that it came.
+    fn be_late(&self, incarnation: &mut Incarnation<'_>) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let retold = std::mem::take(&mut state.retold).into_iter();
+        let (here, gone): (BTreeSet<_>, BTreeSet<_>) =
+            retold.partition(|who| !self.local.entries(who).is_empty());
+        state.retold = here;
+        for who in gone {
+            incarnation.restore.push(who.clone(), Why::default());
+            state.believed.insert(who);
         }
     }
 
@@ -427,6 +461,9 @@ impl<R: Registry, L: Local> Member<R, L> {
             incarnation.complete,
         );
         let renewed = within(patience, renewing).await?;
+        if renewed.is_ok() {
+            self.state().unread.be_sure(asked);
+        }
         Ok(renewed.map(|renewed| self.renewed(incarnation, asked, renewed)))
     }
 
@@ -463,8 +500,8 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     async fn maintain(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
-        let maintained = self
-            .insist(incarnation, || async { self.maintain_once().await.map(Ok) })
+        let (maintained, _) = self
+            .repeat(incarnation, || async { self.maintain_once().await.map(Ok) })
             .await?;
         let Maintained {
             swept,

@@ -28,6 +28,8 @@ mod life;
 mod neighbours;
 mod pace;
 mod telling;
+mod told;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -42,6 +44,7 @@ use tokio::time::Instant;
 use self::departures::{Departures, PendingDeparture};
 use self::edges::Place;
 pub use self::neighbours::Prober;
+use self::unread::Unread;
 use crate::locked::locked;
 use crate::registry::{
     Admission, Arrival, Departure, DevicesChange, Displaced, Edge, Entry, Fenced, Known, Millis,
@@ -178,6 +181,11 @@ struct State {
     in_grace: BTreeMap<TypedUser, Instant>,
     /// Users who are being registered, and whether they were announced meanwhile.
     asking: BTreeMap<TypedUser, bool>,
+    /// What may be lost if the registry loses its memory.
+    unread: Unread,
+    /// Users of whom a change may be lost since it did: when everybody has said who is there, all
+    /// nodes are told again what they are.
+    retold: BTreeSet<TypedUser>,
     /// Users who were announced as offline although they have sockets here or had a
     /// moment ago: those had lost their places.
     offline: BTreeSet<TypedUser>,
@@ -185,6 +193,8 @@ struct State {
     valid_until: Option<Instant>,
     incarnation: Option<Arc<str>>,
     secret: Option<Arc<str>>,
+    /// When this node had said everything, and nobody was waited for any more.
+    settled_at: Option<Instant>,
     /// Why this node may not join.
     refused: Option<Arc<str>>,
     /// Where the stream of edges is to be read from on.
@@ -197,24 +207,30 @@ struct State {
 
 impl State {
     /// The store has lost its memory: users of whom it was told are believed to have been
-    /// announced. `here`: users with sockets; `doubtful`: those of them that may never
-    /// have been told.
+    /// announced, unless that may be what was lost. `here`: users with sockets; `doubtful`: those
+    /// of them that may never have been told.
     fn believe_announced(
         &mut self,
         here: &BTreeSet<TypedUser>,
         doubtful: &BTreeMap<TypedUser, bool>,
     ) {
+        let before = self.unread.take();
         let left: HashSet<TypedUser> = self.departures.announced().cloned().collect();
         let was_announced = |who: &TypedUser| {
+            if let Some(online) = before.get(who) {
+                return *online;
+            }
             let known = doubtful.get(who).copied().unwrap_or(true);
             (known || left.contains(who)) && !self.offline.contains(who)
         };
-        let all = here.iter().chain(&left);
-        let announced = all.filter(|who| was_announced(who)).cloned();
-        self.believed.extend(announced);
-        // However long ago: no offline edge has been heard since.
+        // However long ago a grace began: no offline edge has been heard since.
         let in_grace = std::mem::take(&mut self.in_grace);
-        self.believed.extend(in_grace.into_keys());
+        let waited_for = in_grace.into_keys();
+        let waited_for = waited_for.filter(|who| before.get(who).copied().unwrap_or(true));
+        let all = here.iter().chain(&left).chain(before.keys());
+        let announced = all.filter(|who| was_announced(who)).cloned();
+        self.believed.extend(announced.chain(waited_for));
+        self.retold.extend(before.into_keys());
     }
 }
 

@@ -40,6 +40,10 @@ impl<R: Registry, L: Local> Member<R, L> {
         // If the answer was late, nobody waits for it: they were let in by what this node
         // knows, and are said again.
         for (request, admission) in incarnation.asking.drain(..).zip(admissions) {
+            // Who has others that have to go is announced.
+            if admission == Admission::Admitted {
+                self.note_arrival(&request.newcomer.who);
+            }
             // Its caller has given up: nobody will ever say that it ended.
             let unheard = request.reply.send(Ok((admission, generation))).is_err();
             if unheard && !matches!(admission, Admission::Refused(_)) {
@@ -48,6 +52,17 @@ impl<R: Registry, L: Local> Member<R, L> {
             }
         }
         Ok(())
+    }
+
+    /// The registry has announced a user, unless there are other sockets of it, or it was waited
+    /// for. If that was elsewhere, a node there knows that it was announced before.
+    fn note_arrival(&self, who: &TypedUser) {
+        let is_here = !self.local.entries(who).is_empty();
+        let mut state = self.state();
+        if !is_here && !state.departures.include(who) {
+            let before = state.in_grace.contains_key(who);
+            state.unread.push(Instant::now(), who.clone(), before);
+        }
     }
 
     /// Those who wait for admission are not answered: each decides by what this node knows.
@@ -117,7 +132,12 @@ impl<R: Registry, L: Local> Member<R, L> {
         let shortest = batch.iter().map(|departure| departure.grace);
         let shortest = shortest.filter(|grace| *grace > 0).min();
         let departed = batch.into_iter().zip(linger);
-        self.remember_graces(departed.filter(|(_, lingers)| *lingers));
+        let (waited_for, gone): (Vec<_>, Vec<_>) = departed.partition(|(_, lingers)| *lingers);
+        // Who came in a hold was not announced yet.
+        if incarnation.hold.is_none() {
+            self.note_gone(gone.into_iter().map(|(departure, _)| departure));
+        }
+        self.remember_graces(waited_for.into_iter().map(|(departure, _)| departure));
         if let Some(grace) = shortest {
             let verdict = Instant::now() + Duration::from_millis(grace);
             let earliest = incarnation
@@ -142,14 +162,27 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
+    /// The registry has announced that they went, unless there are other sockets of them: then
+    /// their node will say so, and may not know that they were announced before.
+    fn note_gone(&self, gone: impl Iterator<Item = Departure>) {
+        let now = Instant::now();
+        for Departure { who, .. } in gone {
+            let is_here = !self.local.entries(&who).is_empty();
+            let mut state = self.state();
+            if !is_here && !state.departures.include(&who) {
+                state.unread.push(now, who, true);
+            }
+        }
+    }
+
     /// Should the store lose its memory now, nobody else would end these graces.
-    fn remember_graces(&self, departed: impl Iterator<Item = (Departure, bool)>) {
+    fn remember_graces(&self, departed: impl Iterator<Item = Departure>) {
         let now = Instant::now();
         let until = now + self.timing.ttl;
         let mut state = self.state();
         state.in_grace.retain(|_, until| *until > now);
         let room = MAX_DEPARTURES.saturating_sub(state.in_grace.len());
-        let graces = departed.map(|(departure, _)| {
+        let graces = departed.map(|departure| {
             let grace = Duration::from_millis(departure.grace);
             (departure.who, until + grace)
         });
@@ -212,6 +245,15 @@ impl<R: Registry, L: Local> Member<R, L> {
             };
             incarnation.restore.push(who, why);
         }
+        if incarnation.hold.is_none() {
+            for who in std::mem::take(&mut self.state().retold) {
+                let why = Why {
+                    retold: true,
+                    ..Why::default()
+                };
+                incarnation.restore.push(who, why);
+            }
+        }
         for who in changed {
             if !self.local.entries(&who).is_empty() {
                 incarnation.restore.push(who, Why::default());
@@ -236,6 +278,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 who: who.clone(),
                 believed: self.state().believed.contains(&who),
                 mended: why.mended,
+                retold: why.retold,
                 entries,
             });
             taken.push((who, why));
@@ -252,6 +295,9 @@ impl<R: Registry, L: Local> Member<R, L> {
         let mut state = self.state();
         let waiting = std::iter::from_fn(|| incarnation.restore.pop());
         for (who, why) in taken.into_iter().chain(waiting) {
+            if why.retold {
+                state.retold.insert(who.clone());
+            }
             if let Some(announced) = why.doubt {
                 state.unregistered.entry(who).or_insert(announced);
             }

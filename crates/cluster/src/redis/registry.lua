@@ -1178,6 +1178,24 @@ local function contend(incarnation, user, kind, entry, mine)
     end
 end
 
+-- All nodes are told what a user is, once that is settled: some may have read what is not so any
+-- more, before memory was lost.
+local function tell_again(user, kind)
+    local state = get_state(user, kind) or { 0, 0, 0, 0 }
+    if (state[1] == 1) ~= (state[3] > 0) then
+        return
+    end
+    -- What was said of who is gone in an earlier life of the registry is older.
+    if state[2] == 0 then
+        state[2] = wall
+        put_state(user, kind, state)
+    end
+    write_edge(user, kind, state[1], state[2], {}, room_names(state))
+    if state[1] == 0 then
+        forget_later(user)
+    end
+end
+
 local function restore(incarnation, restored, inbox, lost)
     local user, kind = restored.u, restored.y
     local believed = is_believed(restored)
@@ -1213,9 +1231,13 @@ local function restore(incarnation, restored, inbox, lost)
         end
     end
     settle(user, kind, 0)
+    if restored.t then
+        tell_again(user, kind)
+    end
 end
 
--- { incarnation, number, users = { u, y, b = believed, c = recount, e = { entry } } } -> 0 | 1, { loser }
+-- { incarnation, number, users = { u, y, b = believed, c = recount, t = retold, e = { entry } } }
+-- -> 0 | 1, { loser }
 function numbered.restore(incarnation)
     local inbox, lost = inbox_key(process_of(incarnation)), {}
     for _, restored in ipairs(arguments.users) do

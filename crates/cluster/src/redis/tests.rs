@@ -349,6 +349,7 @@ impl Pair {
                     who,
                     believed: self.dice.chance(30),
                     mended: self.dice.chance(30),
+                    retold: self.dice.chance(30),
                     entries,
                 }];
                 both!(self, turn, restore, &users);
@@ -919,6 +920,7 @@ async fn edges_that_name_rooms_are_bounded_by_bytes_and_what_goes_is_a_hole() {
             },
             believed: false,
             mended: false,
+            retold: false,
             entries: vec![entry],
         };
         number += 1;

@@ -18,21 +18,35 @@ mod node;
 mod paused;
 mod scenarios;
 mod store;
+mod unread;
 mod world;
 
 use std::time::Duration;
 
 use node::TTL;
 use paused::paused;
+use store::locked;
 use tokio::time::sleep;
 use world::World;
 
 pub(crate) use dice::Dice;
 pub(crate) use model::Model;
 
-/// One run. `trouble`: mishaps among a hundred events.
-async fn run(seed: u64, trouble: u64) {
+/// What goes wrong in a run.
+#[derive(Debug, Clone, Copy)]
+enum Mishaps {
+    /// So many of a hundred events are mishaps of any kind.
+    Any(u64),
+    /// So many are losses of the store's memory, and nothing else is wrong.
+    Losses(u64),
+}
+
+/// One run.
+async fn run(seed: u64, mishaps: Mishaps) {
     let mut world = World::new(seed);
+    if matches!(mishaps, Mishaps::Losses(_)) {
+        locked(&world.store).calm = true;
+    }
     let events = 40 + world.dice.below(160);
     for _ in 0..events {
         let pause = match world.dice.below(10) {
@@ -41,8 +55,12 @@ async fn run(seed: u64, trouble: u64) {
             _ => world.dice.below(100),
         };
         sleep(Duration::from_millis(pause)).await;
-        if world.dice.chance(trouble) {
-            world.mishap();
+        let (Mishaps::Any(some) | Mishaps::Losses(some)) = mishaps;
+        if world.dice.chance(some) {
+            match mishaps {
+                Mishaps::Any(_) => world.mishap(),
+                Mishaps::Losses(_) => world.forget_everything().await,
+            }
         } else if world.dice.chance(25) {
             world.change_rooms();
         } else if world.dice.chance(60) {
@@ -61,12 +79,12 @@ async fn run(seed: u64, trouble: u64) {
 }
 
 /// Whether everything that has to be true was.
-fn simulate(seed: u64, trouble: u64) -> bool {
+fn simulate(seed: u64, mishaps: Mishaps) -> bool {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        paused(run(seed, trouble));
+        paused(run(seed, mishaps));
     }));
     if result.is_err() {
-        eprintln!("the run with HEARTLINE_SEED={seed} and {trouble} % of mishaps failed");
+        eprintln!("the run with HEARTLINE_SEED={seed} and {mishaps:?} % failed");
     }
     result.is_ok()
 }
@@ -81,7 +99,7 @@ fn runs() -> u64 {
 /// More than so many runs that failed say nothing new.
 const MAX_FAILED: usize = 10;
 
-fn run_many(first: u64, trouble: u64) {
+fn run_many(first: u64, mishaps: Mishaps) {
     let seeds = match std::env::var("HEARTLINE_SEED") {
         Ok(seed) => {
             let seed: u64 = seed.parse().expect("HEARTLINE_SEED is a number");
@@ -91,7 +109,7 @@ fn run_many(first: u64, trouble: u64) {
     };
     let mut failed = Vec::new();
     for seed in seeds.clone() {
-        if !simulate(seed, trouble) {
+        if !simulate(seed, mishaps) {
             failed.push(seed);
         }
         if failed.len() >= MAX_FAILED {
@@ -99,7 +117,7 @@ fn run_many(first: u64, trouble: u64) {
         }
         let done = seed - seeds.start + 1;
         if done.is_multiple_of(5000) {
-            eprintln!("{done} of {} runs with {trouble} % of mishaps", runs());
+            eprintln!("{done} of {} runs with {mishaps:?} %", runs());
         }
     }
     assert!(failed.is_empty(), "these seeds failed: {failed:?}");
@@ -107,15 +125,20 @@ fn run_many(first: u64, trouble: u64) {
 
 #[test]
 fn presence_is_right_in_calm_weather() {
-    run_many(0, 0);
+    run_many(0, Mishaps::Any(0));
 }
 
 #[test]
 fn presence_is_right_after_some_trouble() {
-    run_many(1 << 32, 6);
+    run_many(1 << 32, Mishaps::Any(6));
 }
 
 #[test]
 fn presence_is_right_after_much_trouble() {
-    run_many(2 << 32, 25);
+    run_many(2 << 32, Mishaps::Any(25));
+}
+
+#[test]
+fn what_nodes_tell_is_right_whenever_memory_is_lost() {
+    run_many(3 << 32, Mishaps::Losses(4));
 }

@@ -128,7 +128,6 @@ impl Node {
             store: store.clone(),
             cut: Arc::default(),
             in_doubt: Arc::default(),
-            read: Arc::default(),
         };
         let sockets: Arc<Mutex<Sockets>> = Arc::default();
         let info = NodeInfo {

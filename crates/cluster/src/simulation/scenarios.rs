@@ -1,6 +1,7 @@
 //! What failing runs have taught, told step by step: a seed means nothing any more once
 //! the order of draws changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::dice::Dice;
-use super::node::{TTL, close};
+use super::node::{Node, TTL, close};
 use super::paused::paused;
 use super::store::locked;
 use super::world::World;
@@ -30,6 +31,21 @@ pub(super) fn user(name: &str) -> TypedUser {
     TypedUser {
         user: format!(":{name}").into(),
         kind: "".into(),
+    }
+}
+
+impl Node {
+    /// What was announced of a user here, in order, with the revisions.
+    fn told_of(&self, name: &str) -> Vec<(u64, bool)> {
+        let table = locked(&self.sockets);
+        let store = locked(&self.link.store);
+        let heard = match table.is_deaf {
+            true => &store.edges,
+            false => &table.heard,
+        };
+        let edges = heard.iter().filter(|edge| edge.others.is_none());
+        let edges = edges.filter(|edge| edge.who == user(name));
+        edges.map(|edge| (edge.rev, edge.online)).collect()
     }
 }
 
@@ -93,12 +109,19 @@ impl World {
         locked(&self.store).up = up;
     }
 
-    /// What was announced of a user: online or offline, in order.
+    /// What was announced of a user on any node: online or offline, in order.
     pub(super) fn told_of(&self, name: &str) -> Vec<bool> {
-        let store = locked(&self.store);
-        let edges = store.edges.iter().filter(|edge| edge.others.is_none());
-        let edges = edges.filter(|edge| edge.who == user(name));
-        edges.map(|edge| edge.online).collect()
+        let mut told = BTreeMap::new();
+        for node in &self.nodes {
+            told.extend(node.told_of(name));
+        }
+        told.into_values().collect()
+    }
+
+    /// The same on one node.
+    pub(super) fn told_at(&self, number: usize, name: &str) -> Vec<bool> {
+        let told = self.nodes[number].told_of(name);
+        told.into_iter().map(|(_, online)| online).collect()
     }
 
     /// Two leases, after which everything is settled; and what is true then.

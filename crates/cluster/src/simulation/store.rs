@@ -1,7 +1,7 @@
 //! The store of a simulation, and the ways to it: links that are slow, lose answers, or
 //! are cut.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -126,8 +126,6 @@ pub(super) struct Link {
     /// The node has been cut off, stopped, or left without an answer, and was not heard
     /// of since.
     pub(super) in_doubt: Arc<AtomicBool>,
-    /// The last edge that the node has read.
-    pub(super) read: Arc<AtomicU64>,
 }
 
 /// `HEARTLINE_TRACE` shows every operation.
@@ -141,11 +139,6 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    /// Whether there are edges that the node has not read.
-    pub(super) fn is_behind(&self, store: &Store) -> bool {
-        self.read.load(Ordering::Relaxed) < store.edges.len() as u64
-    }
-
     /// An operation with a number.
     async fn tell<A, T>(
         &self,
@@ -386,7 +379,6 @@ impl Registry for Link {
 
     async fn edges(&self, last: &EdgeId, _: Duration) -> Result<Edges, Unavailable> {
         let after = last.parse::<u64>().unwrap_or(0);
-        self.read.store(after, Ordering::Relaxed);
         let mut changed = locked(&self.store).changed.subscribe();
         let _ = changed.wait_for(|count| *count > after).await;
         let arrived = {
@@ -399,12 +391,7 @@ impl Registry for Link {
             store.queue(cost::EACH + read.min(4096) / 2)
         };
         sleep_until(arrived).await;
-        let edges = locked(&self.store).model.edges(last);
-        if let Some(read) = &edges.last {
-            let read = read.parse().unwrap_or(after);
-            self.read.store(read, Ordering::Relaxed);
-        }
-        Ok(edges)
+        Ok(locked(&self.store).model.edges(last))
     }
 
     async fn look_up(

@@ -10,10 +10,12 @@ use tokio::time::sleep;
 use super::dice::Dice;
 use super::model;
 use super::net::Net;
-use super::node::{Node, Table, close, enter};
+use super::node::{Node, TTL, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::{Local, Member};
-use crate::registry::{Admission, Edge, Entry, Newcomer, Policy, RoomName, TypedUser, Versions};
+use crate::registry::{
+    Admission, Edge, Entry, Millis, Newcomer, Policy, RoomName, TypedUser, Versions,
+};
 
 pub(super) const USERS: u64 = 6;
 pub(super) const NODES: usize = 3;
@@ -31,6 +33,10 @@ pub(super) struct World {
     pub(super) sockets: u64,
     pub(super) grace: Duration,
     pub(super) policy: Policy,
+    /// When users came or went, and at which node.
+    acts: Vec<(Millis, TypedUser, usize)>,
+    /// When the store lost its memory.
+    lost_at: Vec<Millis>,
     /// Whether sockets leave rooms before they end.
     pub(super) rooms_are_left: bool,
     /// The store has lost its memory: who has heard of whom was not told again.
@@ -137,6 +143,8 @@ impl World {
             sockets: 0,
             grace,
             policy,
+            acts: Vec::new(),
+            lost_at: Vec::new(),
             rooms_are_left: false,
             was_wiped: false,
             was_set_back: false,
@@ -177,6 +185,7 @@ impl World {
             },
         };
         let gives_up = self.dice.chance(10);
+        self.note_act(&newcomer.who, number);
         self.enter(number, newcomer, gives_up);
     }
 
@@ -210,17 +219,42 @@ impl World {
         if !node.alive || node.is_stopped() {
             return;
         }
-        let all: Vec<Arc<str>> = {
+        let all: Vec<(TypedUser, Arc<str>)> = {
             let table = locked(&node.sockets);
-            let entries = table.users.values().flatten();
-            entries.map(|entry| entry.socket.clone()).collect()
+            let users = table.users.iter();
+            let of = |(who, entries): (&TypedUser, &Vec<Entry>)| -> Vec<_> {
+                let sockets = entries.iter().map(|entry| entry.socket.clone());
+                sockets.map(|socket| (who.clone(), socket)).collect()
+            };
+            users.flat_map(of).collect()
         };
         if !all.is_empty() {
-            let socket = all[self.dice.below(all.len() as u64) as usize].clone();
+            let (who, socket) = all[self.dice.below(all.len() as u64) as usize].clone();
+            self.note_act(&who, number);
+            let node = &self.nodes[number];
             // Now and then one that was told to come back.
             let keep = Duration::from_secs(4) * u32::from(self.dice.chance(20));
             close(&node.member, &node.sockets, &socket, keep);
         }
+    }
+
+    fn note_act(&mut self, who: &TypedUser, number: usize) {
+        let now = locked(&self.store).now();
+        self.acts.push((now, who.clone(), number));
+    }
+
+    /// Whether a user came or went on several nodes about when memory was lost: nobody can
+    /// know then whose change came first.
+    fn is_contested(&self, who: &TypedUser) -> bool {
+        let about = TTL.as_millis() as Millis;
+        self.lost_at.iter().any(|lost| {
+            let near = self
+                .acts
+                .iter()
+                .filter(|(at, one, _)| one == who && at.abs_diff(*lost) < about);
+            let nodes: BTreeSet<usize> = near.map(|(_, _, number)| *number).collect();
+            nodes.len() > 1
+        })
     }
 
     /// A socket comes into a room, or leaves one.
@@ -278,13 +312,32 @@ impl World {
             let strangers = processes.contains("");
             // A user who came during a hold was not announced, and nobody knows that.
             let held = store.model.is_held(store.time()) || store.model.has_unsettled();
-            // Changes that a node has not read yet, nobody can tell it any more.
-            let unread = |node: &Node| node.alive && node.link.is_behind(&store);
-            let unread = self.nodes.iter().any(unread);
-            self.amnesia |= self.was_set_back || !calm || ghosts || strangers || held || unread;
+            self.amnesia |= self.was_set_back || !calm || ghosts || strangers || held;
             self.was_wiped = true;
+            self.lost_at.push(store.now());
         }
         store.model.restarted(wiped);
+    }
+
+    /// The store loses its memory some milliseconds later, unless it has just come to it again.
+    pub(super) async fn forget_everything(&mut self) {
+        let is_settled = |store: &Store| {
+            let model = &store.model;
+            let members = model.processes().len();
+            members == NODES && !model.is_held(store.time()) && !model.has_unsettled()
+        };
+        if !is_settled(&locked(&self.store)) {
+            return;
+        }
+        match self.dice.chance(50) {
+            true => self.connect(),
+            false => self.disconnect(),
+        }
+        let pause = self.dice.below(60);
+        sleep(Duration::from_millis(pause)).await;
+        if is_settled(&locked(&self.store)) {
+            self.restart_store(true);
+        }
     }
 
     /// Whether the store has lost its memory of a node, and nobody else could say who
@@ -441,9 +494,17 @@ impl World {
             assert_eq!(store.model.rooms_of(who), rooms, "rooms of {who:?}");
         }
         self.check_rooms(&there, &store.edges);
-        // Edges: revisions grow; each is a change; the last is the truth.
+        self.check_edges(&online, &store.edges);
+        for node in self.nodes.iter().filter(|node| node.alive) {
+            self.check_heard(node, &online, &store.edges);
+        }
+    }
+
+    /// Revisions grow; each edge is a change; the last is the truth. Where memory was lost, some
+    /// may be written again: who has heard them does not tell them again.
+    fn check_edges(&self, online: &BTreeSet<TypedUser>, edges: &[Edge]) {
         let mut last: BTreeMap<&TypedUser, &Edge> = BTreeMap::new();
-        for edge in store.edges.iter().filter(|edge| edge.others.is_none()) {
+        for edge in edges.iter().filter(|edge| edge.others.is_none()) {
             let before = last.insert(&edge.who, edge);
             if let Some(before) = before {
                 assert!(
@@ -452,29 +513,63 @@ impl World {
                 );
             }
             let was = before.is_some_and(|before| before.online);
-            assert!(self.amnesia || was != edge.online, "a change: {edge:?}");
+            assert!(
+                self.amnesia || self.was_wiped || was != edge.online,
+                "a change: {edge:?}"
+            );
         }
         for who in users_and_kinds() {
             let said = last.get(&who).is_some_and(|edge| edge.online);
             assert!(
-                self.amnesia || said == online.contains(&who),
+                self.amnesia || self.was_wiped || said == online.contains(&who),
                 "the last edge of {who:?} is the truth"
             );
         }
-        // Everybody heard all of them, in order, once.
-        for node in self.nodes.iter().filter(|node| node.alive) {
-            let heard = &locked(&node.sockets).heard;
-            if self.was_wiped || self.amnesia {
-                // What a node had not read yet was lost.
-                let mut all = store.edges.iter();
-                for edge in heard {
-                    assert!(all.any(|one| one == edge), "heard again, or late: {edge:?}");
-                }
-                continue;
-            }
-            let all = &store.edges[store.edges.len() - heard.len()..];
-            assert!(store.edges.len() - heard.len() >= node.from);
+    }
+
+    /// A node heard all edges, in order, once. What it had not read when memory was lost was
+    /// lost; but what it tells is a change each time, and the truth in the end.
+    fn check_heard(&self, node: &Node, online: &BTreeSet<TypedUser>, edges: &[Edge]) {
+        let table = locked(&node.sockets);
+        if table.is_deaf {
+            return;
+        }
+        let heard = &table.heard;
+        if !self.was_wiped && !self.amnesia {
+            let all = &edges[edges.len() - heard.len()..];
+            assert!(edges.len() - heard.len() >= node.from);
             assert_eq!(heard, all, "edges heard");
+            return;
+        }
+        let mut all = edges.iter();
+        for edge in heard {
+            let is_it =
+                |one: &Edge| (&one.who, one.rev, one.online) == (&edge.who, edge.rev, edge.online);
+            assert!(all.any(is_it), "heard again, or late: {edge:?}");
+        }
+        if self.amnesia {
+            return;
+        }
+        let number = &node.member.info().node_id;
+        let mut told: BTreeMap<&TypedUser, bool> = BTreeMap::new();
+        for edge in heard.iter().filter(|edge| edge.others.is_none()) {
+            let before = told.insert(&edge.who, edge.online);
+            // Of what there was before it began, a node was told nothing.
+            let was = before.or((node.from == 0).then_some(false));
+            assert!(
+                was != Some(edge.online) || self.is_contested(&edge.who),
+                "{number} tells it again: {edge:?}"
+            );
+        }
+        let all: BTreeSet<&TypedUser> = edges.iter().map(|edge| &edge.who).chain(online).collect();
+        for who in all {
+            let said = told.get(who).copied();
+            let said = said.or((node.from == 0).then_some(false));
+            let is = online.contains(who);
+            assert!(
+                said.is_none_or(|said| said == is) || self.is_contested(who),
+                "{number} has told of {who:?} what is not true any more, {is}"
+            );
         }
     }
 

@@ -277,6 +277,7 @@ impl Model {
             who,
             believed,
             mended,
+            retold,
             entries,
         } in users
         {
@@ -324,6 +325,9 @@ impl Model {
                 self.recount(who);
             }
             self.settle(now, who, 0);
+            if *retold {
+                self.tell_again(now, who);
+            }
         }
         lost
     }

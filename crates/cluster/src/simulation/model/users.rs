@@ -273,6 +273,30 @@ impl Model {
         });
     }
 
+    /// All nodes are told what a user is, once that is settled: some may have read what is not so
+    /// any more, before memory was lost.
+    pub(super) fn tell_again(&mut self, now: Millis, who: &TypedUser) {
+        let wall = self.wall(now);
+        let user = self.users.entry(who.user.clone()).or_default();
+        let state = user.states.entry(who.kind.clone()).or_default();
+        if state.online != (state.count > 0) {
+            return;
+        }
+        // What was said of who is gone in an earlier life of the registry is older.
+        if state.rev == 0 {
+            state.rev = wall;
+        }
+        let edge = Edge {
+            who: who.clone(),
+            online: state.online,
+            rev: state.rev,
+            at: wall,
+            rooms: Vec::new(),
+            others: Some(state.rooms.keys().cloned().collect()),
+        };
+        self.push_edge(edge);
+    }
+
     pub(crate) fn edges(&self, last: &str) -> Edges {
         let last: u64 = last.parse().unwrap_or(0);
         let new = self.edges.iter().rev().take_while(|(id, ..)| *id > last);

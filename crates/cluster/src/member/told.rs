@@ -1,0 +1,194 @@
+//! What this node told its clients last of each user, for as long as it may be told once more.
+//!
+//! When the store has lost its memory, the last changes are written again: some node may not have
+//! read them. This one tells only what is otherwise than what it told last.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use tokio::time::Instant;
+
+use crate::registry::{Edge, RoomName, TypedUser};
+
+/// Changes that are remembered: as many as the registry keeps for who is behind. The oldest are
+/// forgotten for others: what is written again of those is told again.
+const MAX_TOLD: usize = 65_536;
+/// Rooms of all of them.
+const MAX_ROOMS: usize = 262_144;
+
+struct Last {
+    online: bool,
+    rev: u64,
+    /// Rooms that were told that the user is online.
+    rooms: BTreeSet<RoomName>,
+    at: Instant,
+}
+
+/// The last change of each user of whom there was one lately.
+pub(super) struct Told {
+    of: HashMap<TypedUser, Last>,
+    /// In the order in which they were told; of a user, the last one counts.
+    order: VecDeque<(Instant, TypedUser)>,
+    rooms: usize,
+    /// For how long they are remembered.
+    kept_for: Duration,
+}
+
+impl Told {
+    pub(super) fn new(kept_for: Duration) -> Told {
+        Told {
+            of: HashMap::new(),
+            order: VecDeque::new(),
+            rooms: 0,
+            kept_for,
+        }
+    }
+
+    /// Makes of an edge what this node's clients do not know: what was told already is no change,
+    /// and what is said to be none is one for who was told otherwise.
+    pub(super) fn compare(&mut self, edge: &mut Edge, now: Instant) {
+        let last = self.of.remove(&edge.who);
+        self.rooms -= last.as_ref().map_or(0, |last| last.rooms.len());
+        let mut known = match &last {
+            Some(last) if last.online && edge.online => last.rooms.clone(),
+            _ => BTreeSet::new(),
+        };
+        if let Some(last) = last {
+            if last.online == edge.online && edge.others.is_none() {
+                edge.rooms
+                    .retain(|room| edge.online && !known.contains(room));
+                edge.others = Some(known.iter().cloned().collect());
+            } else if last.online != edge.online && edge.rev > last.rev {
+                edge.rooms.extend(edge.others.take().unwrap_or_default());
+            }
+        }
+        if edge.online {
+            known.extend(edge.rooms.iter().cloned());
+        }
+        self.rooms += known.len();
+        let last = Last {
+            online: edge.online,
+            rev: edge.rev,
+            rooms: known,
+            at: now,
+        };
+        self.of.insert(edge.who.clone(), last);
+        self.order.push_back((now, edge.who.clone()));
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, _)) = self.order.front() {
+            let is_much = self.order.len() > MAX_TOLD || self.rooms > MAX_ROOMS;
+            if !is_much && now.saturating_duration_since(*at) <= self.kept_for {
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets what was told until then.
+    pub(super) fn forget_until(&mut self, then: Instant) {
+        while self.order.front().is_some_and(|(at, _)| *at <= then) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((at, who)) = self.order.pop_front() else {
+            return;
+        };
+        if self.of.get(&who).is_some_and(|last| last.at == at)
+            && let Some(last) = self.of.remove(&who)
+        {
+            self.rooms -= last.rooms.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEPT_FOR: Duration = Duration::from_secs(10);
+
+    fn edge(online: bool, rev: u64, rooms: &[&str], others: Option<&[&str]>) -> Edge {
+        let names = |rooms: &[&str]| rooms.iter().map(|&room| RoomName::from(room)).collect();
+        Edge {
+            who: TypedUser {
+                user: ":u".into(),
+                kind: "".into(),
+            },
+            online,
+            rev,
+            at: rev,
+            rooms: names(rooms),
+            others: others.map(names),
+        }
+    }
+
+    fn compared(told: &mut Told, edge: &Edge, now: Instant) -> Edge {
+        let mut edge = edge.clone();
+        told.compare(&mut edge, now);
+        edge
+    }
+
+    #[test]
+    fn what_was_told_is_no_change_but_for_rooms_that_were_not() {
+        let (mut told, now) = (Told::new(KEPT_FOR), Instant::now());
+        let came = edge(true, 1, &["r"], None);
+        assert_eq!(compared(&mut told, &came, now), came);
+        let joined = edge(true, 1, &["s"], Some(&["r"]));
+        assert_eq!(compared(&mut told, &joined, now), joined);
+        let again = edge(true, 5, &["r", "s", "t"], None);
+        let expected = edge(true, 5, &["t"], Some(&["r", "s"]));
+        assert_eq!(compared(&mut told, &again, now), expected);
+        let went = edge(false, 6, &["r", "s", "t"], None);
+        assert_eq!(compared(&mut told, &went, now), went);
+        let again = edge(false, 9, &["r"], None);
+        assert_eq!(
+            compared(&mut told, &again, now),
+            edge(false, 9, &[], Some(&[]))
+        );
+    }
+
+    #[test]
+    fn what_is_said_to_be_no_change_is_one_for_who_was_told_otherwise() {
+        let (mut told, now) = (Told::new(KEPT_FOR), Instant::now());
+        let still = edge(true, 5, &[], Some(&["r"]));
+        assert_eq!(
+            compared(&mut told, &still, now),
+            still,
+            "as nothing is known"
+        );
+        let gone = edge(false, 6, &[], Some(&[]));
+        assert_eq!(compared(&mut told, &gone, now), edge(false, 6, &[], None));
+        let back = edge(true, 7, &[], Some(&["r"]));
+        assert_eq!(compared(&mut told, &back, now), edge(true, 7, &["r"], None));
+        let late = edge(false, 3, &[], Some(&[]));
+        assert_eq!(compared(&mut told, &late, now), late, "of the past");
+    }
+
+    #[test]
+    fn what_was_told_is_remembered_for_a_while_and_of_so_many() {
+        let (mut told, now) = (Told::new(KEPT_FOR), Instant::now());
+        let came = edge(true, 1, &["r"], None);
+        compared(&mut told, &came, now);
+        let later = now + KEPT_FOR * 2;
+        let mut other = came.clone();
+        other.who.user = ":v".into();
+        compared(&mut told, &other, later);
+        assert_eq!((told.of.len(), told.order.len(), told.rooms), (1, 1, 1));
+        assert_eq!(compared(&mut told, &came, later), came);
+        told.forget_until(later);
+        assert_eq!((told.of.len(), told.order.len(), told.rooms), (0, 0, 0));
+        for number in 0..MAX_TOLD + 10 {
+            let mut other = came.clone();
+            other.who.user = format!(":{number}").into();
+            compared(&mut told, &other, later);
+        }
+        assert_eq!(told.order.len(), MAX_TOLD);
+        assert_eq!((told.of.len(), told.rooms), (MAX_TOLD, MAX_TOLD));
+    }
+}
