@@ -184,6 +184,7 @@ mod tests {
                 user_type: None,
                 online: announced,
                 rev,
+                ..TypePresence::default()
             }],
         }
     }

@@ -417,6 +417,7 @@ impl Backplane for OneOfMany {
                 user_type: None,
                 online: false,
                 rev,
+                ..TypePresence::default()
             }],
         });
         Box::pin(std::future::ready(found.collect()))
