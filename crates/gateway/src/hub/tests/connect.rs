@@ -425,6 +425,18 @@ fn the_scheme_before_a_token_is_none_of_it_by_whichever_way_it_comes() {
     assert!(answer[0].contains("AUTH_REQUIRED"), "{answer:?}");
 }
 
+/// Believes no token.
+struct Sceptic;
+
+impl Authenticator for Sceptic {
+    fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>> {
+        let refused = credentials
+            .token
+            .map_or(AuthError::Required, |_| AuthError::Invalid);
+        Box::pin(std::future::ready(Err(refused)))
+    }
+}
+
 #[test]
 fn a_token_that_is_no_text_is_no_good_and_no_token_is_none() {
     for (auth, code) in [
@@ -435,7 +447,7 @@ fn a_token_that_is_no_text_is_no_good_and_no_token_is_none() {
         (r#"{"token":""}"#, "AUTH_REQUIRED"),
         ("{}", "AUTH_REQUIRED"),
     ] {
-        let mut world = World::new(config());
+        let mut world = World::with(config(), |builder| builder.authenticator(Sceptic));
         let mut client = world.engineio();
         let answer = world.ask(&mut client, &format!("40{auth}"));
         assert!(answer[0].contains(code), "{auth}: {answer:?}");
