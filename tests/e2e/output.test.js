@@ -120,7 +120,7 @@ describe("a node whose log is not read for a while", () => {
 });
 
 describe("a command whose output nobody reads", () => {
-  for (const args of [["config", "docs"], ["config", "show"], ["config", "check"], ["token", "--user", "u", ...secret], ["--help"]]) {
+  for (const args of [["config", "docs"], ["config", "show"], ["config", "check", ...secret], ["token", "--user", "u", ...secret], ["--help"]]) {
     it(`\`${args.slice(0, 2).join(" ")}\` ends quietly`, async () => {
       assert.deepEqual(await unread("stdout", args), { code: 0, signal: null, stderr: "" });
     });
@@ -175,7 +175,7 @@ describe("a signal to a node that starts", () => {
 describe("an environment variable that is not UTF-8", () => {
   /** `heartline config check` with `name` set to one byte that is no text. */
   async function check(name) {
-    const child = spawn("sh", ["-c", `${name}=$(printf '\\377') exec "$0" config check`, BINARY], { stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn("sh", ["-c", `${name}=$(printf '\\377') exec "$0" config check ${secret.join(" ")}`, BINARY], { stdio: ["ignore", "pipe", "pipe"] });
     let out = "", log = "";
     child.stdout.on("data", (data) => (out += data));
     child.stderr.on("data", (data) => (log += data));

@@ -229,6 +229,9 @@ describe("the command line", () => {
       assert.equal(code, 2, setting);
       assert.match(stderr, words);
     }
+    const none = await heartline(["config", "check"]);
+    assert.deepEqual([none.code, none.stdout], [2, ""]);
+    assert.match(none.stderr, /no authentication is configured/);
     const weak = ["config", "check", "--set", "auth.jwt.secret=sixteen-bytes-ok"];
     const { code, stderr } = await heartline(weak);
     assert.equal(code, 0);

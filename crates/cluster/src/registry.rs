@@ -575,6 +575,11 @@ pub struct Announced {
     pub online: bool,
     /// The number of that edge.
     pub rev: u64,
+    /// When the last socket of this type went.
+    pub last_seen: Option<Millis>,
+    /// Whether it was there a moment ago (the grace). Known where somebody of another type is
+    /// known, or nobody is there.
+    pub lingers: bool,
 }
 
 /// An entry, for comparison.

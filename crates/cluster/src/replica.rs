@@ -317,6 +317,7 @@ mod tests {
                 user_type: None,
                 online: false,
                 rev,
+                ..TypePresence::default()
             }],
         }
     }

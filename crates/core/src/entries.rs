@@ -174,8 +174,29 @@ pub struct UserPresence {
     pub types: Vec<TypePresence>,
 }
 
+impl UserPresence {
+    /// The same of the one type that is meant, if all of it is of one moment.
+    #[must_use]
+    pub fn of_type(self, user_type: &str) -> UserPresence {
+        let is_meant = |one: &TypePresence| one.user_type.as_deref() == Some(user_type);
+        let mut types = self.types;
+        types.retain(is_meant);
+        let known = types.first();
+        UserPresence {
+            online: known.is_some_and(|one| one.is_there),
+            devices: known.map_or(0, |one| one.devices),
+            last_seen_at: known.and_then(|one| one.last_seen_at),
+            rev: known.map_or(0, |one| one.rev),
+            // Who has come and is not announced has the number of their going until then.
+            stale: self.stale || known.is_some_and(|one| one.is_there && !one.online),
+            user_id: self.user_id,
+            types,
+        }
+    }
+}
+
 /// Whether a user of one type was announced as online.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TypePresence {
     /// The kind of user.
     pub user_type: Option<Arc<str>>,
@@ -183,6 +204,12 @@ pub struct TypePresence {
     pub online: bool,
     /// The number of that.
     pub rev: u64,
+    /// Whether any connection of this type is live (or within its grace).
+    pub is_there: bool,
+    /// On how many devices it is, when it was asked about.
+    pub devices: usize,
+    /// When it was seen last, Unix milliseconds, if that is known.
+    pub last_seen_at: Option<u64>,
 }
 
 /// One node.

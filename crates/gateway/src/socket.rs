@@ -12,6 +12,7 @@ use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
 use heartline_core::store::{Bound, Channel, Checkpoint, Outcome, Patch, StoreError};
 use heartline_wire::codes::Code;
+use heartline_wire::handshake::without_scheme;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
 use serde::Serialize;
@@ -54,6 +55,12 @@ impl std::fmt::Debug for Socket {
 
 /// How long a client waits for the store.
 const STORE_TIME: Duration = Duration::from_secs(10);
+
+/// The token that a client presents, by whichever way. An empty one is none.
+pub(crate) fn presented(token: &str) -> Option<String> {
+    let token = without_scheme(token);
+    (!token.is_empty()).then(|| token.to_owned())
+}
 
 fn too_large(bound: Bound) -> EventError {
     let error = EventError::new(Code::TooLarge, bound.to_string());
@@ -610,10 +617,9 @@ impl Socket {
     /// `AUTH_REQUIRED` without a token, `FORBIDDEN`, `DISCONNECTED`, or what the authenticator
     /// says of it.
     pub async fn refresh(&self, token: String) -> Result<Option<u64>, EventError> {
-        // An empty one is none, as when connecting.
-        if token.is_empty() {
+        let Some(token) = presented(&token) else {
             return Err(Code::AuthRequired.into());
-        }
+        };
         let credentials = Credentials {
             token: Some(token),
             payload: None,

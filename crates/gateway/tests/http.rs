@@ -342,6 +342,59 @@ async fn a_stranger_may_not_have_a_megabyte_kept_and_a_client_may() {
     assert!(live.hear("repeated").await.len() > 200_000);
 }
 
+/// Sends what need not be HTTP, to its end; all that is answered.
+async fn said(address: &str, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    let reading = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer));
+    reading.await.expect("an answer in time").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_more_than_is_looked_at_hears_the_answer() {
+    let (_gateway, address) = start(Gateway::builder(config())).await;
+    for (target, status) in [
+        ("/socket.io/?EIO=4&transport=polling&sid=nobody", "400"),
+        ("/socket.io/?EIO=4&transport=polling", "400"),
+        ("/live", "426"),
+        ("/nothing", "404"),
+    ] {
+        let length = 6_000_000;
+        let mut request = format!(
+            "POST {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        request.push_str(&"x".repeat(length));
+        let answer = said(&address, request.as_bytes()).await;
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{target}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_names_its_host_once() {
+    let (_gateway, address) = start(Gateway::builder(config())).await;
+    let upgrade = "upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nconnection: upgrade\r\n";
+    for target in ["/socket.io/?EIO=4&transport=polling", "/nothing", "/live"] {
+        let more = match target {
+            "/live" => upgrade,
+            _ => "connection: close\r\n",
+        };
+        for hosts in ["", "host: x\r\nhost: x\r\n", "host: x\r\nHost: y\r\n"] {
+            // What is refused here is not kept for a next request.
+            let request = format!("GET {target} HTTP/1.1\r\n{hosts}{more}\r\n");
+            let mut http = Http::to(&address).await;
+            http.stream.write_all(request.as_bytes()).await.unwrap();
+            let answer = http.response().await;
+            assert_eq!(answer.status(), 400, "{target} {hosts:?}");
+            assert!(answer.text().contains("Host"), "{}", answer.text());
+        }
+    }
+    let answer = said(&address, b"GET /nothing HTTP/1.0\r\n\r\n").await;
+    assert!(answer.contains(" 404 "), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_60_000_bytes_may_come_with_the_first_packet() {
     let (_gateway, address) = start(Gateway::builder(config())).await;

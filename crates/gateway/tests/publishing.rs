@@ -440,6 +440,51 @@ async fn a_conversation_has_an_id_and_nobody_leaves_their_own_room() {
 }
 
 /// The offsets that stand in a message, in its order.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_room_is_said_as_it_is() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut client = socketio(&address, "reader").await;
+    for (event, code, says) in [
+        (r#"["join:round",true]"#, "INVALID_ROOM", "An id must be"),
+        (r#"["join:round",[1]]"#, "INVALID_ROOM", "An id must be"),
+        (r#"["join:round",""]"#, "INVALID_ROOM", "roundId"),
+        (
+            r#"["join",{"room":"a","room":"b"}]"#,
+            "INVALID_ROOM",
+            "twice",
+        ),
+        (r#"["join",7]"#, "INVALID_ROOM", "must be text"),
+        (r#"["join",{}]"#, "INVALID_ROOM", "room is missing"),
+        (r#"["presence:watch",{"room":"user:x"}]"#, "FORBIDDEN", ""),
+        (
+            r#"["presence:watch",{"room":"user:reader"}]"#,
+            "FORBIDDEN",
+            "{ users }",
+        ),
+        (
+            r#"["presence:watch",{"room":""}]"#,
+            "INVALID_ROOM",
+            "256 bytes",
+        ),
+    ] {
+        client.send(&format!("421{event}")).await;
+        let ack = client.hear("431[").await;
+        assert!(ack.contains(code) && ack.contains(says), "{event}: {ack}");
+    }
+    // Nothing, and what is null, name the kind alone.
+    for data in [
+        "",
+        ",null",
+        ",{}",
+        r#",{"roundId":null}"#,
+        r#",{"id":null,"members":true}"#,
+    ] {
+        client.send(&format!(r#"421["join:round"{data}]"#)).await;
+        let ack = client.hear("431[").await;
+        assert!(ack.contains(r#""room":"round""#), "{data}: {ack}");
+    }
+}
+
 fn offsets(message: &str) -> Vec<u64> {
     let rest = message.split(r#","offset":"#).skip(1);
     rest.map(|rest| rest.split([',', '}']).next().unwrap().parse().unwrap())

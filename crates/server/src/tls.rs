@@ -160,6 +160,14 @@ fn validity(der: &CertificateDer<'_>, time: UnixTime) -> Result<(), webpki::Erro
 }
 
 fn read(cert: &str, key: &str) -> Result<CertifiedKey, String> {
+    for (name, given) in [("server.tls.cert", cert), ("server.tls.key", key)] {
+        // It is not said again: it may be the key itself.
+        if given.contains("-----BEGIN") {
+            return Err(format!(
+                "{name} is the name of a file, and not what stands in it"
+            ));
+        }
+    }
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| format!("server.tls.cert: {cert} {}", unreadable(&error)))?;

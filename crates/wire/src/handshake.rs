@@ -30,6 +30,24 @@ pub struct Handshake {
     pub at: u64,
 }
 
+/// A token without the scheme before it, which is written in any case (RFC 9110 §11.1): clients
+/// that were written for headers put `Bearer ` before it elsewhere, too.
+///
+/// ```
+/// use heartline_wire::handshake::without_scheme;
+/// assert_eq!(without_scheme("bearer  t "), "t");
+/// assert_eq!(without_scheme("Bearer"), "Bearer");
+/// assert_eq!(without_scheme("Bearer "), "");
+/// assert_eq!(without_scheme("t"), "t");
+/// ```
+#[must_use]
+pub fn without_scheme(token: &str) -> &str {
+    match token.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => token,
+    }
+}
+
 impl fmt::Debug for Handshake {
     /// Without values: tokens and cookies are among them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1332,9 +1332,9 @@ local function tell_of(user)
 end
 
 -- { incarnation, grace, users } -> 0 | 1, then { 1: in its grace | 0, last seen | 0,
--- { socket, entry, .. }, { y, 1: announced as online | 0, revision, .. }, the number from which on
--- changes of devices are told | -1 } each, of as many of the first as there is time for, and one at
--- least
+-- { socket, entry, .. }, { type, 1: announced as online | 0, revision, last seen | 0, 1: in its
+-- grace | 0, .. }, the number from which on changes of devices are told | -1 } each, of as many of
+-- the first as there is time for, and one at least
 function operations.look_up()
     if not owns(arguments.incarnation) then
         return { 0 }
@@ -1346,15 +1346,13 @@ function operations.look_up()
             break
         end
         local all = call('HGETALL', user_key(user))
-        local lingers, seen, sockets, announced, online = 0, 0, {}, {}, {}
+        local lingers, seen, sockets, announced, online, states = 0, 0, {}, {}, {}, {}
         for i = 1, #all, 2 do
             local field, name, value = string.sub(all[i], 1, 2), string.sub(all[i], 3), all[i + 1]
             if field == 't:' then
                 local state = get_state(user, name) or { 0, 0, 0, 0 }
                 seen = math.max(seen, state[4])
-                for _, told in ipairs({ name, state[1], state[2] }) do
-                    announced[#announced + 1] = told
-                end
+                states[#states + 1] = { name, state }
                 if state[1] == 1 then
                     online[name] = state[3]
                 end
@@ -1363,9 +1361,15 @@ function operations.look_up()
                 sockets[#sockets + 1] = value
             end
         end
-        for kind, count in pairs(#sockets == 0 and online or {}) do
-            if is_waited_for(user, kind, count) then
-                lingers = 1
+        for _, one in ipairs(states) do
+            local kind, state, waits = one[1], one[2], 0
+            -- Whose the sockets are is known where there is one type.
+            local is_asked = #sockets == 0 or #states > 1
+            if is_asked and online[kind] and is_waited_for(user, kind, state[3]) then
+                lingers, waits = 1, 1
+            end
+            for _, told in ipairs({ kind, state[1], state[2], state[4], waits }) do
+                announced[#announced + 1] = told
             end
         end
         local is_told = next(online) and tell_of(user)

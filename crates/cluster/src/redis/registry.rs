@@ -146,12 +146,14 @@ fn known_of(mut known: Answer) -> Result<Known, Unavailable> {
     let last_seen = known.millis()?.filter(|seen| *seen > 0);
     let sockets = known.list()?.sockets()?;
     let mut told = known.list()?;
-    let mut announced = Vec::with_capacity(told.0.len() / 3);
+    let mut announced = Vec::with_capacity(told.0.len() / 5);
     while told.0.len() > 0 {
         announced.push(Announced {
             kind: told.text()?,
             online: told.number()? == 1,
             rev: told.millis()?.unwrap_or(0),
+            last_seen: told.millis()?.filter(|seen| *seen > 0),
+            lingers: told.number()? == 1,
         });
     }
     let devices_from = known.millis()?;

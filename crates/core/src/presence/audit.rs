@@ -189,6 +189,7 @@ mod tests {
                 user_type: None,
                 online: announced,
                 rev,
+                ..TypePresence::default()
             }],
         }
     }

@@ -56,13 +56,6 @@ struct Id {
     user: Arc<str>,
 }
 
-impl Id {
-    /// Bytes of its names.
-    fn len(&self) -> usize {
-        self.user.len() + self.tenant.as_ref().map_or(0, |tenant| tenant.len())
-    }
-}
-
 struct IdRef<'a> {
     tenant: Option<&'a str>,
     user: &'a str,
@@ -87,11 +80,38 @@ struct Part {
     users: HashMap<Id, Vec<User>>,
     /// Who of them has to go for a newcomer.
     going: Going,
-    /// When they went, and the number of that change.
-    last_seen: HashMap<Id, (u64, u64)>,
-    remembered: VecDeque<Id>,
+    /// Those who went, one for each user type.
+    left: HashMap<Id, Vec<Left>>,
+    /// They, in the order in which they are forgotten.
+    remembered: VecDeque<Arc<UserKey>>,
     /// Bytes of the remembered names.
     remembered_bytes: usize,
+}
+
+/// A user of one type who went.
+#[derive(Debug, Clone)]
+struct Left {
+    user_type: Option<Arc<str>>,
+    /// When, Unix milliseconds.
+    at: u64,
+    /// The number of that change.
+    rev: u64,
+}
+
+/// Bytes of a user's names.
+fn name_bytes(key: &UserKey) -> usize {
+    let others = [&key.tenant_id, &key.user_type];
+    let others = others.into_iter().flatten();
+    key.user_id.len() + others.map(|name| name.len()).sum::<usize>()
+}
+
+/// On how many devices some sockets are: those without a device id are their own.
+fn count_devices<'a>(sockets: impl Iterator<Item = &'a Entry> + Clone) -> usize {
+    let named = sockets.clone().filter_map(|entry| entry.device_id.as_ref());
+    let mut named: Vec<&Arc<str>> = named.collect();
+    named.sort_unstable();
+    named.dedup();
+    named.len() + sockets.filter(|entry| entry.device_id.is_none()).count()
 }
 
 /// The users of this node.
@@ -374,34 +394,44 @@ impl Presence {
         let part = self.part(tenant, user);
         let id = IdRef { tenant, user };
         let users = part.users.get(&id).map_or(&[][..], |users| users);
+        let stays = |entry: &&Entry| !part.going.includes(&entry.socket);
         let sockets = users.iter().flat_map(|user| &user.sockets);
-        let sockets = sockets.filter(|entry| !part.going.includes(&entry.socket));
-        let mut devices: Vec<&Arc<str>> = sockets
-            .clone()
-            .filter_map(|entry| entry.device_id.as_ref())
-            .collect();
-        devices.sort_unstable();
-        devices.dedup();
-        let unnamed = sockets.filter(|entry| entry.device_id.is_none()).count();
         let online = !users.is_empty();
-        let left = part.last_seen.get(&id).copied();
-        let types = users.iter().map(|user| TypePresence {
+        let left = part.left.get(&id).map_or(&[][..], |left| left);
+        let there = users.iter().map(|user| TypePresence {
             user_type: user.key.user_type.clone(),
             online: true,
             rev: user.rev,
+            is_there: true,
+            devices: count_devices(user.sockets.iter().filter(stays)),
+            last_seen_at: Some(now),
         });
-        let types: Vec<TypePresence> = types.collect();
+        let is_back = |left: &Left| {
+            let mut keys = users.iter().map(|user| &user.key);
+            keys.any(|key| key.user_type == left.user_type)
+        };
+        let gone = left.iter().filter(|left| !is_back(left));
+        let gone = gone.map(|left| TypePresence {
+            user_type: left.user_type.clone(),
+            rev: left.rev,
+            last_seen_at: Some(left.at),
+            ..TypePresence::default()
+        });
+        let types: Vec<TypePresence> = there.chain(gone).collect();
         let revs = types.iter().map(|known| known.rev);
+        let last_seen_at = match online {
+            true => Some(now),
+            false => left.iter().map(|left| left.at).max(),
+        };
         UserPresence {
             user_id: user.to_owned(),
             online,
-            devices: devices.len() + unnamed,
-            last_seen_at: if online {
-                Some(now)
-            } else {
-                left.map(|(at, _)| at)
-            },
-            rev: revs.chain(left.map(|(_, rev)| rev)).max().unwrap_or(0),
+            devices: count_devices(sockets.filter(stays)),
+            last_seen_at,
+            rev: revs
+                .chain(left.iter().map(|left| left.rev))
+                .max()
+                .unwrap_or(0),
             stale: false,
             types,
         }
@@ -510,20 +540,42 @@ impl Part {
             .find(|user| *user.key == *key)
     }
 
-    fn remember(&mut self, key: &UserKey, at: u64, rev: u64) {
+    fn remember(&mut self, key: &Arc<UserKey>, at: u64, rev: u64) {
         let id = Id {
             tenant: key.tenant_id.clone(),
             user: key.user_id.clone(),
         };
-        if self.last_seen.insert(id.clone(), (at, rev)).is_none() {
-            self.remembered_bytes += id.len();
-            self.remembered.push_back(id);
-            while self.remembered.len() > REMEMBERED || self.remembered_bytes > REMEMBERED_BYTES {
-                let Some(oldest) = self.remembered.pop_front() else {
-                    return;
-                };
-                self.remembered_bytes -= oldest.len();
-                self.last_seen.remove(&oldest);
+        let left = self.left.entry(id).or_default();
+        let mut known = left.iter_mut();
+        if let Some(known) = known.find(|left| left.user_type == key.user_type) {
+            (known.at, known.rev) = (at, rev);
+            return;
+        }
+        left.push(Left {
+            user_type: key.user_type.clone(),
+            at,
+            rev,
+        });
+        self.remembered_bytes += name_bytes(key);
+        self.remembered.push_back(key.clone());
+        while self.remembered.len() > REMEMBERED || self.remembered_bytes > REMEMBERED_BYTES {
+            let Some(oldest) = self.remembered.pop_front() else {
+                return;
+            };
+            self.forget(&oldest);
+        }
+    }
+
+    fn forget(&mut self, key: &UserKey) {
+        self.remembered_bytes -= name_bytes(key);
+        let id = IdRef {
+            tenant: key.tenant_id.as_deref(),
+            user: &key.user_id,
+        };
+        if let Some(left) = self.left.get_mut(&id) {
+            left.retain(|left| left.user_type != key.user_type);
+            if left.is_empty() {
+                self.left.remove(&id);
             }
         }
     }
@@ -720,6 +772,49 @@ mod tests {
         );
         let last = format!("2999{}", "x".repeat(10_000));
         assert_eq!(presence.get(None, &last, 0).last_seen_at, Some(7));
+    }
+
+    #[test]
+    fn a_user_of_one_type_is_told_from_those_of_others() {
+        let (presence, _) = presence(Duration::ZERO);
+        let key = |user_type: Option<&str>| {
+            Arc::new(UserKey {
+                user_type: user_type.map(Into::into),
+                ..(*user("a")).clone()
+            })
+        };
+        let come = |slot, user_type| {
+            let newcomer = Newcomer {
+                user: key(user_type),
+                ..newcomer("a", slot, None, DevicePolicy::Unlimited)
+            };
+            presence.connect(newcomer, 1).unwrap();
+        };
+        let go = |slot, user_type, at| {
+            presence.disconnect(&key(user_type), socket(slot), Micros(0), at);
+        };
+        let told = |user_type| {
+            let found = presence.get(None, "a", 90).of_type(user_type);
+            (found.online, found.devices, found.last_seen_at)
+        };
+        come(1, Some("driver"));
+        come(2, None);
+        come(3, Some("rider"));
+        come(4, Some("rider"));
+        assert_eq!(presence.get(None, "a", 90).devices, 4);
+        assert_eq!(told("driver"), (true, 1, Some(90)));
+        assert_eq!(told("rider"), (true, 2, Some(90)));
+        assert_eq!(told("none"), (false, 0, None));
+        go(1, Some("driver"), 10);
+        go(3, Some("rider"), 20);
+        go(4, Some("rider"), 30);
+        assert_eq!(told("driver"), (false, 0, Some(10)));
+        assert_eq!(told("rider"), (false, 0, Some(30)));
+        go(2, None, 20);
+        let all = presence.get(None, "a", 90);
+        assert_eq!((all.online, all.last_seen_at), (false, Some(30)));
+        come(5, Some("driver"));
+        assert_eq!(told("driver"), (true, 1, Some(90)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::http::accept::Inside;
 use crate::http::cors::Origin;
-use crate::http::front::{HttpFront, Sender};
+use crate::http::front::{HttpFront, Sender, names_its_host};
 use crate::http::remote::client_address;
 use crate::http::upgrade::{PLAIN, agree, wants_upgrade};
 use crate::shard::ShardMessage;
@@ -205,7 +205,7 @@ fn parse(read: &[u8]) -> Option<(HttpRequest<()>, usize)> {
         header::EXPECT,
     ];
     let is_plain = has_body.iter().all(|name| !headers.contains_key(name));
-    is_plain.then_some((request, head))
+    (is_plain && names_its_host(&request)).then_some((request, head))
 }
 
 /// Whether a request to Engine.IO's endpoint is for a new session over WebSocket, and then
@@ -264,6 +264,8 @@ mod tests {
             head("GET /live HTTP/1.1", "Content-Length: 0\r\n"),
             head("GET /live HTTP/1.1", "transfer-encoding: chunked\r\n"),
             head("GET /live HTTP/1.1", "expect: 100-continue\r\n"),
+            head("GET /live HTTP/1.1", "Host: y\r\n"),
+            "GET /live HTTP/1.1\r\nx-y: z\r\n\r\n".into(),
             head("GET /live HTTP/1.1", &many),
             head("GET /li ve HTTP/1.1", ""),
             "\x16\x03\x01 a client that speaks TLS\r\n\r\n".into(),

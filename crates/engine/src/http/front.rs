@@ -18,7 +18,7 @@ use heartline_wire::handshake::Handshake as Head;
 use heartline_wire::id::Sid;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request as HttpRequest, Response, StatusCode};
+use hyper::{Method, Request as HttpRequest, Response, StatusCode, Version};
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -314,7 +314,13 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     async fn answer(self: Arc<Self>, request: HttpRequest<Asking>, sender: Sender) -> Answer {
         let front = self.clone();
-        let mut answer = front.route(request, sender).await;
+        let mut answer = match names_its_host(&request) {
+            true => front.route(request, sender).await,
+            false => problem(
+                StatusCode::BAD_REQUEST,
+                "the header Host must be there once",
+            ),
+        };
         if *self.parts.draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer
                 .headers_mut()
@@ -609,7 +615,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let body = tokio::select! {
             body = read_body(request.into_body(), bound) => body,
             // Ended meanwhile, by a second POST for instance.
-            _ = &mut ended => return status(StatusCode::BAD_REQUEST),
+            _ = &mut ended => return refusal(RequestError::UnknownSid, false),
             () = tokio::time::sleep(BODY_TIMEOUT) => return status(StatusCode::REQUEST_TIMEOUT),
         };
         let body = match body {
@@ -808,40 +814,32 @@ impl<Op> Drop for Abort<'_, Op> {
 
 // --- small things --------------------------------------------------------
 
-/// Bytes of a body over the bound that are read all the same, and thrown away: a client
-/// that is answered while it still sends may lose the answer to a reset.
-const DISCARDED: usize = 8 << 20;
-
 /// Why there is no body.
 enum BodyError {
     TooLarge,
     Broken,
 }
 
-/// Reads a body of at most `limit` bytes. Of a larger one, the rest is discarded first, up
-/// to a bound.
+/// Reads a body of at most `limit` bytes.
 async fn read_body(mut body: Asking, limit: usize) -> Result<Bytes, BodyError> {
     let mut kept = Vec::new();
-    let mut seen = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| BodyError::Broken)?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        seen += data.len();
-        if seen <= limit {
-            kept.extend_from_slice(&data);
-        } else {
-            kept = Vec::new();
-            if seen > limit + DISCARDED {
-                break;
-            }
+        if data.len() > limit - kept.len() {
+            return Err(BodyError::TooLarge);
         }
+        kept.extend_from_slice(&data);
     }
-    match seen > limit {
-        true => Err(BodyError::TooLarge),
-        false => Ok(kept.into()),
-    }
+    Ok(kept.into())
+}
+
+/// Whether a request names its host as it has to (RFC 9112 §3.2): once, but in HTTP/1.0.
+pub(super) fn names_its_host<B>(request: &HttpRequest<B>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11)
 }
 
 struct Query(String);

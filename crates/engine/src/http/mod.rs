@@ -3,6 +3,7 @@
 pub(crate) mod accept;
 pub(crate) mod answer;
 mod arrive;
+pub mod body;
 mod client_files;
 mod compress;
 pub mod cors;

@@ -1,4 +1,4 @@
-//! The stream that HTTP is served on, with four things that hyper does not do.
+//! The stream that HTTP is served on, with five things that hyper does not do.
 //!
 //! It does not wait for ever for a peer who does not read: hyper bounds how long a
 //! request may take to come, not how long a response may take to leave, and an
@@ -10,6 +10,9 @@
 //! It answers who has said all they have to say and ended their side of the stream: hyper takes
 //! that end for a departure, and gives up what is being answered. A departure looks the same, so
 //! the end is kept from hyper for a time, and for a short one where an answer may be long in coming.
+//!
+//! It reads what a client still sends, [within bounds](super::body), before it is answered: hyper
+//! closes the connection then, and a client may lose the answer to that.
 //!
 //! And it holds back the response that ends HTTP (`101 Switching Protocols`), so
 //! that it leaves together with the first frames: one packet less for every
@@ -31,6 +34,8 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::body::{Lent, lend};
 
 /// How long a response may make no progress towards a client that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,14 +72,21 @@ pub(super) async fn serve<S, F, R>(
     let exchange = Arc::new(Exchange::default());
     let stream = HttpStream::new(stream, early, head, exchange.clone());
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        let request = request.map(|incoming| Asking {
+        let (parts, incoming) = request.into_parts();
+        let (incoming, rest) = lend(incoming, &parts.headers);
+        let asking = Asking {
             incoming,
             exchange: exchange.clone(),
-        });
+        };
+        let request = Request::from_parts(parts, asking);
         exchange.ask(request.body().is_end_stream(), owed(&request));
         let answer = answer(request);
-        async {
+        let (exchange, idle) = (&exchange, &idle);
+        async move {
             let answer = answer.await;
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                rest.discard().await;
+            }
             exchange.idle(idle());
             exchange.enter(match answer.status() {
                 StatusCode::SWITCHING_PROTOCOLS => Phase::Switching,
@@ -96,7 +108,7 @@ pub(super) async fn serve<S, F, R>(
 
 /// The body of a request, whose end is noted.
 pub(crate) struct Asking {
-    incoming: Incoming,
+    incoming: Lent<Incoming>,
     exchange: Arc<Exchange>,
 }
 

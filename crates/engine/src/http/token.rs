@@ -1,5 +1,6 @@
 //! The token that a connection's first request brings.
 
+use heartline_wire::handshake::without_scheme;
 use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
@@ -47,11 +48,6 @@ pub(crate) fn token<B>(
     })
 }
 
-/// Clients that were written for headers put the scheme elsewhere, too.
-fn without_scheme(token: &str) -> &str {
-    token.strip_prefix("Bearer ").unwrap_or(token)
-}
-
 /// Whether no foreign page can have made a browser send this. Browsers leave `Origin` out of
 /// a page's own GET requests; a foreign page's have none if it cannot read the answer, and
 /// newer browsers say so in another header. A WebSocket of a browser always has one.
@@ -91,6 +87,7 @@ mod tests {
         assert_eq!(at("/?token=q", &[cookie, header]).as_deref(), Some("h"));
         assert_eq!(at("/?token=q", &[cookie]).as_deref(), Some("q"));
         assert_eq!(at("/?token=Bearer+q", &[]).as_deref(), Some("q"));
+        assert_eq!(at("/?token=bearer+q", &[]).as_deref(), Some("q"));
         assert_eq!(at("/?token=", &[cookie]).as_deref(), Some("c"));
         let empty = ("authorization", "Bearer ");
         assert_eq!(at("/?token=q", &[empty]).as_deref(), Some("q"));

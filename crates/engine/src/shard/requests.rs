@@ -49,6 +49,11 @@ impl Engine {
         }
     }
 
+    fn is_closing(&self, slot: Slot) -> bool {
+        let conn = self.conns.get(slot);
+        conn.is_some_and(|conn| matches!(conn.phase, Phase::Closing(_)))
+    }
+
     /// The same for a request that has just come: whoever's time is over is gone for it,
     /// also when the wheel is a tick behind.
     fn polling_now(&mut self, name: &Sid) -> Result<(Slot, &mut Polling), Reply> {
@@ -228,13 +233,21 @@ impl<A: App> Shard<A> {
             Ok(found) => found,
             Err(answer) => return drop(reply.send(PostStart::Refuse(answer))),
         };
-        if polling.post.is_some() || polling.held.is_some() {
+        let is_busy = polling.post.is_some() || polling.held.is_some();
+        if self.engine.is_closing(slot) {
+            // Nothing is heard of it any more; what is left to say to it is for its GET.
+            let _ = reply.send(PostStart::Refuse(Reply::Error(RequestError::UnknownSid)));
+            return;
+        }
+        if is_busy {
             let _ = reply.send(PostStart::Refuse(Reply::Status(400)));
             self.engine.close(slot, OVERLAP);
             return;
         }
         let (alive, ended) = oneshot::channel();
-        polling.post = Some((id, alive));
+        if let Ok((_, polling)) = self.engine.polling(name) {
+            polling.post = Some((id, alive));
+        }
         let bound = self.engine.payload_bound(slot);
         let _ = reply.send(PostStart::Read(bound, ended));
     }
@@ -246,7 +259,11 @@ impl<A: App> Shard<A> {
             Err(answer) => return drop(reply.send(answer)),
         };
         if polling.post.as_ref().is_none_or(|(post, _)| *post != id) {
-            return drop(reply.send(Reply::Status(400)));
+            let answer = match self.engine.is_closing(slot) {
+                true => Reply::Error(RequestError::UnknownSid),
+                false => Reply::Status(400),
+            };
+            return drop(reply.send(answer));
         }
         polling.post = None;
         if let Some(conn) = self.engine.conns.get_mut(slot) {

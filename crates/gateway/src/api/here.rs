@@ -8,6 +8,7 @@ use heartline_core::auth::UserKey;
 use heartline_core::entries::{
     ConnectionState, MemberEntry, Page, RoomEntry, SocketEntry, SocketFilter, UserPresence,
 };
+use heartline_core::line::MAX_EVENT;
 use heartline_core::message::{Message, check_key};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
@@ -270,7 +271,9 @@ impl Gateway {
                 instead_of: None,
                 skip: None,
             };
+            let waiting = self.count_waiting((tenant, user, None), Some(namespace), &message);
             let (delivered, told) = self.shared.fanout.send_to_user(&to, message);
+            let delivered = delivered + waiting;
             told.offset().await?;
             return Ok(Published {
                 delivered,
@@ -498,7 +501,8 @@ impl Gateway {
     }
 
     /// Gives an event to all of a user's sockets, in one namespace or in all;
-    /// to how many. Where it is kept, it waits for those that were lost and may come back.
+    /// to how many. Where it is kept, it waits for those that were lost and may come back; of
+    /// these, this node's are counted.
     ///
     /// # Errors
     /// When the namespace, event or data is none, or the cluster's store is away and
@@ -544,6 +548,8 @@ impl Gateway {
             .filter(|other| namespace.is_none() || *other == id);
         // Nobody is looked for: who was lost on another node is found by what is kept.
         let (mut sockets, partial) = self.count_elsewhere(tenant, user, only, namespace).await;
+        let in_one = namespace.map(|_| id);
+        sockets += self.count_waiting((tenant, user, only), in_one, &message);
         let said: Vec<_> = wanted
             .map(|namespace| {
                 let to = ToUser {
@@ -568,6 +574,32 @@ impl Gateway {
             Some(why) => Err(why.into()),
             None => Ok(Reached { sockets, partial }),
         }
+    }
+
+    /// How many of a user's sockets were lost here and hear this when they come back, in one
+    /// namespace or in all.
+    fn count_waiting(
+        &self,
+        (tenant, user, only): (Option<&str>, &str, Option<&UserKey>),
+        namespace: Option<NamespaceId>,
+        message: &Message,
+    ) -> usize {
+        let Some(recovery) = &self.shared.fanout.recovery else {
+            return 0;
+        };
+        if !recovery.keeps(&format!("{PRIVATE}{user}")) || message.size() > MAX_EVENT {
+            return 0;
+        }
+        let now = self.shared.clock.now();
+        let sessions = &recovery.sessions;
+        let mut users = sessions.users(tenant, user);
+        users.retain(|user| only.is_none_or(|only| **user == *only));
+        let names = users.iter().flat_map(|user| sessions.names(user));
+        let waits = |name: &SocketAddress| {
+            namespace.is_none_or(|namespace| name.namespace() == namespace)
+                && sessions.look(name, now, |_| ()).is_some()
+        };
+        names.filter(waits).count()
     }
 
     /// Gives an event to one socket of this node; its acknowledgement, if one is
@@ -602,12 +634,12 @@ impl Gateway {
         }
     }
 
-    /// Presence of users of any type, in the order asked.
+    /// Presence of users of any type, of each once, in the order in which they are named first.
     pub async fn presence(&self, tenant: Option<&str>, users: &[String]) -> Vec<UserPresence> {
         self.shared
             .fanout
             .backplane
-            .presence(tenant.map(Into::into), users.to_vec())
+            .presence(tenant.map(Into::into), once_each(users))
             .await
     }
 
@@ -621,7 +653,7 @@ impl Gateway {
     ) -> (Vec<UserPresence>, u64) {
         let now = self.as_of();
         let backplane = &self.shared.fanout.backplane;
-        let asked = backplane.presence_as_of(tenant.map(Into::into), users.to_vec());
+        let asked = backplane.presence_as_of(tenant.map(Into::into), once_each(users));
         let (found, as_of) = asked.await;
         (found, as_of.unwrap_or(now).min(now))
     }
@@ -635,4 +667,11 @@ impl Gateway {
     pub async fn sweep(&self) -> usize {
         crate::housekeeping::sweep(&self.shared).await
     }
+}
+
+/// Names, of each the first.
+fn once_each(names: &[String]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let first = names.iter().filter(|name| seen.insert(name.as_str()));
+    first.cloned().collect()
 }

@@ -85,7 +85,8 @@ pub struct Ended {
 /// Whom an event for a user was given to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
-    /// Sockets that are known to be there, on all nodes.
+    /// Sockets that are known to be there, on all nodes, and this node's that were lost and hear it
+    /// when they come back.
     pub sockets: usize,
     /// There may be others, as it is not known at present what other nodes have.
     pub partial: bool,
@@ -120,7 +121,8 @@ pub(crate) const MEMBERS_AN_EVENT: usize = 10;
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// Sockets of this node that it was for.
+    /// Sockets of this node that it was for; of a user's, also those that were lost and hear it when
+    /// they come back.
     pub delivered: usize,
     /// Its number in its room; absent if the room has no members.
     pub offset: Option<u64>,

@@ -62,9 +62,15 @@ impl Gateway {
         room: &str,
         after: Option<(&str, u64)>,
     ) -> Result<Answer, EventError> {
-        let scope = room_of(socket, room)?;
         // What the client says next finds it done.
         in_order::ask();
+        if room.starts_with(PRIVATE) {
+            // Whoever may not join it hears that.
+            socket.may_join(room).await?;
+            let sentence = "A user's own room is not watched: watch { users }";
+            return Err(EventError::new(Code::Forbidden, sentence));
+        }
+        let scope = room_of(socket, room)?;
         if let Err(refused) = socket.may_join(room).await {
             // The app may have put it there all the same.
             let entry = socket.entry().await;
@@ -108,7 +114,7 @@ fn users_of(socket: &Socket, users: &[String]) -> Scope {
 }
 
 fn room_of(socket: &Socket, room: &str) -> Result<Scope, EventError> {
-    if !rooms::is_valid_name(room) || room.starts_with(PRIVATE) {
+    if !rooms::is_valid_name(room) {
         return Err(RoomError::Invalid.into());
     }
     let tenant = socket.identity().tenant_id().cloned();

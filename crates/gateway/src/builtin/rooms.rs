@@ -62,20 +62,23 @@ impl FromEvent for Wanted {
 
 /// What is wrong with data that names no room.
 fn no_room(event: &Event<'_>) -> &'static str {
-    #[derive(Deserialize)]
-    struct Other {
-        #[serde(rename = "room")]
-        _room: serde::de::IgnoredAny,
-    }
-    match Json::<Option<Other>>::from_event(event) {
-        Ok(Json(Some(_))) => "room must be text: give { room }, or the room's name alone",
-        _ => "room is missing: give { room }, or the room's name alone",
+    match serde_json::from_str(event.first()) {
+        Ok(serde_json::Value::Object(members)) => match members.get("room") {
+            // Of several members of one name this is the last.
+            Some(serde_json::Value::String(_)) => "the data has a member twice",
+            Some(_) => "room must be text: give { room }, or the room's name alone",
+            None => "room is missing: give { room }, or the room's name alone",
+        },
+        Ok(serde_json::Value::Null) | Err(_) => {
+            "room is missing: give { room }, or the room's name alone"
+        }
+        Ok(_) => "a room's name must be text: give { room }, or the room's name alone",
     }
 }
 
 /// The room of `join:KIND` with an id: the id itself, or the only or the
-/// best-named member of an object; without one, the kind alone. `members: true` beside it is a
-/// question.
+/// best-named member of an object; without one, the kind alone. A member that is `null` is none, and
+/// `members: true` beside the id is a question.
 pub(super) struct KindRoom(Wanted);
 
 impl FromEvent for KindRoom {
@@ -84,8 +87,9 @@ impl FromEvent for KindRoom {
         let mut value: serde_json::Value =
             serde_json::from_str(&heartline_wire::json::whole(event.first())).unwrap_or_default();
         let wants_members = value.get("members").is_some_and(|wanted| *wanted == true);
-        if let Some(object) = value.as_object_mut().filter(|_| wants_members) {
-            object.remove("members");
+        if let Some(object) = value.as_object_mut() {
+            let is_question = |name: &str| wants_members && name == "members";
+            object.retain(|name, value| !value.is_null() && !is_question(name));
         }
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -109,7 +113,13 @@ impl FromEvent for KindRoom {
         };
         let unusable = id.is_none()
             && !(value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty));
-        if kind.is_empty() || unusable {
+        if unusable {
+            let sentence = format!(
+                "An id must be text that is not empty, or a number: give it alone, or as {{ {kind}Id }}"
+            );
+            return Err(EventError::new(Code::InvalidRoom, sentence));
+        }
+        if kind.is_empty() {
             return Err(RoomError::Invalid.into());
         }
         Ok(KindRoom(Wanted {

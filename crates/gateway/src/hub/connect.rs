@@ -40,13 +40,7 @@ use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal, Replaced};
 use crate::publication::Encoding;
 use crate::recovery::Turn;
 use crate::shared::Shared;
-use crate::socket::Socket;
-
-/// The token that a client presents, by whichever way. An empty one is none.
-pub(super) fn presented(token: &str) -> Option<String> {
-    let token = token.strip_prefix("Bearer ").unwrap_or(token);
-    (!token.is_empty()).then(|| token.to_owned())
-}
+use crate::socket::{Socket, presented};
 
 /// What a client brings of an earlier connection.
 #[derive(Clone, Copy)]

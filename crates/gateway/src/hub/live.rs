@@ -9,12 +9,12 @@ use heartline_wire::reason::Reason;
 use heartline_wire::{json, ws};
 
 use super::Hub;
-use super::connect::presented;
 use super::events::InboundEvent;
 use crate::event::EventError;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
 use crate::publication::AckRef;
+use crate::socket::presented;
 
 /// A live connection's only namespace.
 const ROOT: NamespaceId = NamespaceId::ROOT;

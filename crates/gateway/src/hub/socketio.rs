@@ -13,13 +13,13 @@ use heartline_wire::socketio::{self, PacketType};
 use heartline_wire::{json, ws};
 
 use super::Hub;
-use super::connect::presented;
 use super::events::InboundEvent;
 use super::link::Partial;
 use crate::event::{Args, EventError};
 use crate::handler::Body;
 use crate::metrics::Inbound;
 use crate::publication::{AckRef, Encoding};
+use crate::socket::presented;
 
 /// What is known of a packet that is not looked into.
 struct Head<'a> {
@@ -319,8 +319,11 @@ impl Hub {
         }
         let token = payload
             .and_then(|payload| json::field(payload, "token"))
-            .and_then(json::unquote)
-            .and_then(|token| presented(&token))
+            .and_then(|token| match json::unquote(token) {
+                Some(token) => presented(&token),
+                // One that is no text is no good, and there all the same.
+                None => (token.trim() != "null").then(|| token.to_owned()),
+            })
             .or_else(|| link.token().map(ToOwned::to_owned));
         let ticket = payload.and_then(|payload| self.ticket(payload, namespace));
         let payload = payload.map(ToOwned::to_owned);

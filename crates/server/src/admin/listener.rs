@@ -15,9 +15,11 @@ use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::http::{StatusCode, Version, header};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::serve::{IncomingStream, Listener};
+use heartline_engine::http::body;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::LONGEST;
+use super::problem::Problem;
 
 /// Connections at once; further ones wait to be accepted. Backends keep theirs for later, so
 /// there is room for many.
@@ -73,13 +76,18 @@ impl Connected<IncomingStream<'_, Bounded>> for Arrival {
     }
 }
 
-/// Notes how much of a request has come.
+/// Notes how much of a request has come, and reads what comes of it after it was answered: a
+/// client that still sends may lose the answer to the end of the connection.
 async fn attend(
     ConnectInfo(arrival): ConnectInfo<Arrival>,
     request: Request,
     next: Next,
 ) -> Response {
-    let request = request.map(|body| {
+    let (parts, body) = request.into_parts();
+    let (body, rest) = body::lend(body, &parts.headers);
+    let hosts = parts.headers.get_all(header::HOST).iter().count();
+    let must_name_one = parts.version == Version::HTTP_11;
+    let request = Request::from_parts(parts, Body::new(body)).map(|body| {
         let is_whole = body.is_end_stream();
         arrival.is_now(if is_whole {
             Arrival::WHOLE
@@ -92,7 +100,16 @@ async fn attend(
             false => Body::new(Coming { body, arrival }),
         }
     });
-    let answer = next.run(request).await;
+    // RFC 9112 §3.2.
+    let answer = match hosts == 1 || (hosts == 0 && !must_name_one) {
+        true => next.run(request).await,
+        false => {
+            drop(request);
+            let what = "The header Host must be there once";
+            Problem::new(StatusCode::BAD_REQUEST, what).into_response()
+        }
+    };
+    rest.discard().await;
     // It may be refused before the rest of it has come.
     arrival.take(Arrival::HEAD);
     answer
@@ -414,6 +431,39 @@ mod tests {
                 assert!(!answer.contains("hello"), "{half}: {answer}");
                 assert!(begun.elapsed() < FIRST, "{half}");
             }
+        }
+    }
+
+    #[test]
+    fn who_sends_more_than_is_taken_hears_that() {
+        let (_runtime, address) = served(FIRST, (IDLE, COMES), Duration::ZERO);
+        for length in [3_000_000, 6_000_000, 8_000_000] {
+            let mut asks = connect(address);
+            let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+            asks.write_all(head.as_bytes()).unwrap();
+            asks.write_all(&vec![b'x'; length]).unwrap();
+            asks.shutdown(std::net::Shutdown::Write).unwrap();
+            let answer = answer(asks);
+            assert!(answer.starts_with("HTTP/1.1 413"), "{length}: {answer}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_its_host_once() {
+        let (_runtime, address) = served(FIRST, (IDLE, COMES), Duration::ZERO);
+        for (hosts, version, status) in [
+            ("", "1.1", "400"),
+            ("host: x\r\nhost: x\r\n", "1.1", "400"),
+            ("host: x\r\nhost: y\r\n", "1.0", "400"),
+            ("host: x\r\n", "1.1", "200"),
+            ("", "1.0", "200"),
+        ] {
+            let mut asks = connect(address);
+            let head = format!("GET / HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+            asks.write_all(head.as_bytes()).unwrap();
+            let answer = answer(asks);
+            let told = answer.split(' ').nth(1);
+            assert_eq!(told, Some(status), "{version} {hosts:?}: {answer}");
         }
     }
 

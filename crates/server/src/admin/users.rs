@@ -28,13 +28,14 @@ pub(super) struct Which {
 
 async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<UserPresence, Problem> {
     let users = [user_id.to_owned()];
-    let mut found = state
-        .gateway
-        .presence(which.tenant_id.as_deref(), &users)
-        .await;
-    found
-        .pop()
-        .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Presence had no answer"))
+    let tenant = which.tenant_id.as_deref();
+    let found = state.gateway.presence(tenant, &users).await.pop();
+    let found = found
+        .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Presence had no answer"))?;
+    Ok(match &which.user_type {
+        Some(user_type) => found.of_type(user_type),
+        None => found,
+    })
 }
 
 /// The sockets of the users that are meant: of one type, or of any.

@@ -119,11 +119,20 @@ impl Key {
     }
 }
 
+/// A file's name, as it may be said: what is no file may be a key that has lost its dashes.
+fn file_name(given: &str) -> &str {
+    match std::fs::symlink_metadata(given).is_ok() {
+        true => given,
+        false => "it is neither PEM text nor a file that",
+    }
+}
+
 /// PEM text, or what is in the file of that name.
 fn read(given: &str) -> Result<Vec<u8>, String> {
     match given.contains("-----BEGIN") {
         true => Ok(unfolded(given).into_bytes()),
-        false => std::fs::read(given).map_err(|error| format!("{given} cannot be read: {error}")),
+        false => std::fs::read(given)
+            .map_err(|error| format!("{} cannot be read: {error}", file_name(given))),
     }
 }
 
@@ -153,6 +162,22 @@ fn unfolded(pem: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_a_key_is_not_said_again() {
+        // What stands between the lines of a PEM, as people paste it.
+        let pasted = "MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF";
+        let own = Key::ed25519_pair(pasted).err().unwrap_or_default();
+        let public = Key::public(pasted).err().unwrap_or_default();
+        for (key, said) in [("auth.wallet.key", own), ("auth.jwt.public_key", public)] {
+            assert!(said.starts_with(key) && !said.contains("MC4C"), "{said}");
+        }
+        // What is there is named.
+        let here = std::env::current_exe().unwrap();
+        let folder = here.parent().and_then(|folder| folder.to_str()).unwrap();
+        let said = Key::public(folder).err().unwrap_or_default();
+        assert!(said.contains(folder), "{said}");
+    }
 
     #[test]
     fn a_key_that_lost_its_line_ends_on_the_way_is_read() {

@@ -21,6 +21,7 @@ const MAX_INPUT: u64 = 64 * 1024;
 /// Longest time that a token is good for: what is longer was not meant, and other libraries do not
 /// read it.
 const MAX_TTL: Duration = Duration::from_secs(100 * 31_557_600);
+const MIN_TTL: Duration = Duration::from_secs(1);
 const MAX_TTL_TEXT: &str = "100y";
 
 /// How much of a name that is none is said again, characters.
@@ -65,6 +66,10 @@ pub(super) struct Token {
 fn ttl(text: &str) -> Result<Duration, String> {
     let like = "write it like 1h, 30m or 90s";
     let ttl = parse_duration(text).ok_or(like)?;
+    // Tokens count in whole seconds.
+    if ttl < MIN_TTL {
+        return Err(format!("{like}; less than 1s would be over at once"));
+    }
     match ttl <= MAX_TTL {
         true => Ok(ttl),
         false => Err(format!("{like}; it is {MAX_TTL_TEXT} at most")),
@@ -131,7 +136,7 @@ fn make(token: Token) -> Result<(), Exit> {
         ..jwt.clone()
     };
     match verify(&own, &token)? {
-        // One that is over already is what was asked for.
+        // One that was good for a second may be over by now.
         Err(refused) if refused.error != AuthError::Expired => Err(bad(format!(
             "no node would take this token: {}",
             refused.why
@@ -285,6 +290,10 @@ mod tests {
         assert_eq!(ttl("100y"), Ok(MAX_TTL));
         for long in ["36526d", "9999y", "500000000000y"] {
             assert!(ttl(long).unwrap_err().contains(MAX_TTL_TEXT), "{long}");
+        }
+        assert_eq!(ttl("1s"), Ok(MIN_TTL));
+        for short in ["0s", "0m", "999ms"] {
+            assert!(ttl(short).unwrap_err().contains("1s"), "{short}");
         }
         assert!(ttl("1 parsec").unwrap_err().contains("like 1h"));
     }

@@ -57,10 +57,12 @@ pub(super) fn gather(
         match std::fs::read_to_string(file) {
             Ok(text) => match text.parse::<toml::Table>() {
                 Ok(table) => flatten("", &table, file, &mut given),
+                // The error by itself quotes the line, which may be a secret's.
                 Err(error) => errors.push(format!(
                     "{file} is not TOML, in which a key looks like server.listen = \
-                     \"0.0.0.0:8080\", with the quotes: {}",
-                    error.to_string().trim_end()
+                     \"0.0.0.0:8080\", with the quotes: line {}: {}",
+                    line_of(&text, error.span().map_or(0, |span| span.start)),
+                    error.message().lines().collect::<Vec<_>>().join(", ")
                 )),
             },
             Err(error) => errors.push(format!("{file} cannot be read: {error}")),
@@ -90,6 +92,12 @@ pub(super) fn gather(
     }
     keep_in_memory_with_a_cluster(&mut given);
     (given, others.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The number of the line in which a byte stands.
+fn line_of(text: &str, byte: usize) -> usize {
+    let before = text.as_bytes().iter().take(byte);
+    1 + before.filter(|byte| **byte == b'\n').count()
 }
 
 /// A file is one node's alone: it is no default where there may be several.
@@ -187,6 +195,26 @@ mod tests {
             "{:?}",
             loaded.warnings
         );
+    }
+
+    #[test]
+    fn a_line_that_is_not_toml_is_named_by_its_number_and_not_said_again() {
+        let file = std::env::temp_dir().join(format!("heartline-toml-{}", std::process::id()));
+        std::fs::write(&file, "[auth.jwt]\n\nsecret = s3cr3tWithoutQuotes\n").unwrap();
+        let sources = Sources {
+            file: file.to_str().map(Into::into),
+            ..Sources::default()
+        };
+        let refused = load(&sources, std::iter::empty())
+            .err()
+            .unwrap()
+            .to_string();
+        let _ = std::fs::remove_file(file);
+        assert!(
+            refused.contains("is not TOML") && refused.contains("line 3"),
+            "{refused}"
+        );
+        assert!(!refused.contains("s3cr3t"), "{refused}");
     }
 
     #[test]

@@ -310,6 +310,19 @@ pub(crate) fn limit(value: &Value) -> Result<Limit, Wrong> {
     })
 }
 
+/// Whether two values are the same, however each was written: a number may be text, with
+/// underscores in it.
+pub(super) fn are_alike(one: &Value, other: &Value) -> bool {
+    let plain = |value: &Value| match value {
+        Value::String(text) => toml::from_str::<toml::Table>(&format!("v = {text}"))
+            .ok()
+            .and_then(|mut table| table.remove("v"))
+            .unwrap_or_else(|| value.clone()),
+        value => value.clone(),
+    };
+    one == other || (is_off(one) && is_off(other)) || plain(one) == plain(other)
+}
+
 /// A text of `--set`, or of an environment variable: a TOML string, list or
 /// table where it is one, else itself. A number stays text: what looks like
 /// one may be a secret, and every reader takes text.

@@ -31,7 +31,7 @@ pub(super) fn warnings(settings: &Settings, given: &All) -> Vec<String> {
     // What is as it is anyway need not have an effect.
     let set = |key: &Key| {
         let given = given.get(key.name);
-        given.is_some_and(|given| given.value != value::literal(key.default))
+        given.is_some_and(|given| !value::are_alike(&given.value, &value::literal(key.default)))
     };
     let first_set = |names: fn(&str) -> bool| keys::all().find(|key| names(key.name) && set(key));
     let limited = |config: &NamespaceConfig| matches!(config.devices, DevicePolicy::Limit { .. });
@@ -49,7 +49,8 @@ pub(super) fn warnings(settings: &Settings, given: &All) -> Vec<String> {
             key.name
         ));
     }
-    let of_wallets = first_set(|name| name.starts_with("auth.wallet."));
+    let of_wallets =
+        first_set(|name| name.starts_with("auth.wallet.") && name != "auth.wallet.enabled");
     if let (Some(key), false) = (of_wallets, settings.wallet.enabled) {
         all.push(format!(
             "{} has no effect without auth.wallet.enabled",
@@ -146,6 +147,8 @@ fn kept_in_memory(settings: &Settings, given: &All) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::several_keys;
+    use crate::config::load::load;
+    use crate::config::sources::Sources;
     use crate::config::tests::set;
 
     #[test]
@@ -199,5 +202,34 @@ mod tests {
             ""
         );
         assert_eq!(warned(&["auth.jwt.jwks_url=http://127.0.0.1:1/keys"]), "");
+    }
+
+    #[test]
+    fn what_config_show_prints_is_checked_without_a_warning() {
+        let folder = std::env::temp_dir().join(format!("heartline-show-{}", std::process::id()));
+        for set_too in [&[][..], &["devices.max=5"], &["auth.wallet.enabled=false"]] {
+            let shown = set(set_too).unwrap_or_else(|errors| panic!("{errors}"));
+            std::fs::write(&folder, shown.show()).unwrap();
+            let sources = Sources {
+                file: folder.to_str().map(Into::into),
+                ..Sources::default()
+            };
+            let again = load(&sources, std::iter::empty());
+            let again = again.unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(again.warnings, Vec::<String>::new());
+            assert_eq!(again.show().replace(&*folder.to_string_lossy(), ""), {
+                let from = |line: &str| line.split("  # from").next().map(ToOwned::to_owned);
+                let lines = shown.show();
+                let lines = lines
+                    .lines()
+                    .filter_map(from)
+                    .map(|line| match line.contains(" = ") {
+                        true => format!("{line}  # from "),
+                        false => line,
+                    });
+                lines.collect::<Vec<_>>().join("\n") + "\n"
+            });
+        }
+        let _ = std::fs::remove_file(folder);
     }
 }

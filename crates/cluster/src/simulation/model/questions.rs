@@ -61,25 +61,26 @@ impl Model {
             })
             .collect();
         // Announced, and to be looked at later; those of dead nodes count until they are swept.
-        let lingers = user.states.iter().any(|(kind, state)| {
-            let who = TypedUser {
-                user: name.clone(),
-                kind: kind.clone(),
-            };
+        let lingers = |kind: &Arc<str>| {
+            let (user, kind) = (name.clone(), kind.clone());
             let waits = |&at| at > now || self.hold > now;
-            let is_unswept = state.count > 0 && grace > 0;
-            state.online && (is_unswept || self.dues.get(&who).is_some_and(waits))
-        });
+            let at = self.dues.get(&TypedUser { user, kind });
+            at.is_some_and(waits)
+        };
+        let is_asked = sockets.is_empty() || user.states.len() > 1;
         let announced = user.states.iter().map(|(kind, state)| Announced {
             kind: kind.clone(),
             online: state.online,
             rev: state.rev,
+            last_seen: state.seen,
+            lingers: is_asked && state.online && ((state.count > 0 && grace > 0) || lingers(kind)),
         });
+        let announced: Vec<Announced> = announced.collect();
         Known {
-            online: !sockets.is_empty() || lingers,
+            online: !sockets.is_empty() || announced.iter().any(|told| told.lingers),
             sockets,
             last_seen: user.states.values().filter_map(|state| state.seen).max(),
-            announced: announced.collect(),
+            announced,
             devices_from: None,
         }
     }

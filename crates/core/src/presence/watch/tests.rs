@@ -60,6 +60,7 @@ fn found(types: &[(&str, bool, u64)]) -> UserPresence {
             user_type: Some(*kind).filter(|kind| !kind.is_empty()).map(Into::into),
             online: *online,
             rev: *rev,
+            ..TypePresence::default()
         })
         .collect();
     UserPresence {

@@ -204,6 +204,32 @@ fn who_is_closed_while_a_get_waits_hears_the_events_in_it_and_the_close_in_the_n
 }
 
 #[test]
+fn a_post_to_who_is_closed_is_told_so_and_the_last_words_can_still_be_had() {
+    let unknown = Answer::Error(RequestError::UnknownSid);
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let half = harness.post_begins(session);
+    harness.settle();
+    say(harness.engine(), slot, "last words");
+    harness.engine().close(slot, Reason::RateLimited);
+    harness.settle();
+    for _ in 0..3 {
+        let mut post = harness.post_begins(session);
+        harness.settle();
+        assert_eq!(post.start(), Some(Err(unknown.clone())));
+    }
+    // One whose body was on its way is not heard either.
+    let late = harness.post_body(session, &half, b"4late");
+    assert_eq!(harness.settled(late), Some(unknown));
+    for expected in ["4last words", "1"] {
+        let get = harness.get(session);
+        assert_eq!(harness.settled(get), payload(expected));
+    }
+    assert!(harness.heard().is_empty() && !harness.exists(session));
+    assert_eq!(harness.closed(), [(slot, Reason::RateLimited)]);
+}
+
+#[test]
 fn who_is_closed_between_two_gets_has_thirty_seconds_to_hear_of_it() {
     for comes in [true, false] {
         let mut harness = harness(settings());

@@ -397,6 +397,64 @@ fn an_empty_token_is_none_by_whichever_way_it_comes() {
 }
 
 #[test]
+fn the_scheme_before_a_token_is_none_of_it_by_whichever_way_it_comes() {
+    let mut world = World::new(config());
+    for token in ["Bearer user=ann", "bearer user=ann", "BEARER  user=ann"] {
+        let mut client = world.engineio();
+        let answer = world.ask(&mut client, &connect(token));
+        assert!(answer[0].starts_with("40{"), "{token}: {answer:?}");
+        let again = format!(r#"421["auth:refresh",{{"token":"{token}"}}]"#);
+        let answer = world.ask(&mut client, &again);
+        assert!(answer[0].contains(r#""ok":true"#), "{token}: {answer:?}");
+        let mut live = world.live("");
+        for id in [1, 2] {
+            let frame = format!(r#"{{"type":"auth","token":"{token}","id":{id}}}"#);
+            let heard = world.ask(&mut live, &frame);
+            assert!(
+                !heard.iter().any(|frame| frame.contains("AUTH")),
+                "{heard:?}"
+            );
+            assert!(
+                !heard.iter().any(|frame| frame.contains("close")),
+                "{heard:?}"
+            );
+        }
+    }
+    let mut client = world.socketio("user=ann");
+    let answer = world.ask(&mut client, r#"421["auth:refresh",{"token":"Bearer "}]"#);
+    assert!(answer[0].contains("AUTH_REQUIRED"), "{answer:?}");
+}
+
+/// Believes no token.
+struct Sceptic;
+
+impl Authenticator for Sceptic {
+    fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>> {
+        let refused = credentials
+            .token
+            .map_or(AuthError::Required, |_| AuthError::Invalid);
+        Box::pin(std::future::ready(Err(refused)))
+    }
+}
+
+#[test]
+fn a_token_that_is_no_text_is_no_good_and_no_token_is_none() {
+    for (auth, code) in [
+        (r#"{"token":5}"#, "AUTH_TOKEN_INVALID"),
+        (r#"{"token":{}}"#, "AUTH_TOKEN_INVALID"),
+        (r#"{"token":false}"#, "AUTH_TOKEN_INVALID"),
+        (r#"{"token":null}"#, "AUTH_REQUIRED"),
+        (r#"{"token":""}"#, "AUTH_REQUIRED"),
+        ("{}", "AUTH_REQUIRED"),
+    ] {
+        let mut world = World::with(config(), |builder| builder.authenticator(Sceptic));
+        let mut client = world.engineio();
+        let answer = world.ask(&mut client, &format!("40{auth}"));
+        assert!(answer[0].contains(code), "{auth}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_live_nobody_who_shows_nothing_stays_who_they_are() {
     let mut world = World::new(Config {
         hello: true,

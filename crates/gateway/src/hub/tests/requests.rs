@@ -515,6 +515,17 @@ fn presence_is_asked_of_a_hundred_users_and_of_no_more() {
 }
 
 #[test]
+fn a_user_who_is_asked_about_twice_is_told_of_once() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let ask = r#"421["presence:get",{"users":["z","ann","z","a","ann"]}]"#;
+    let answer = world.ask(&mut ann, ask);
+    let told = answer[0].split(r#""userId":""#).skip(1);
+    let told: Vec<&str> = told.filter_map(|text| text.split('"').next()).collect();
+    assert_eq!(told, ["z", "ann", "a"]);
+}
+
+#[test]
 fn each_user_who_is_asked_about_counts_as_an_event() {
     let mut world = World::new(config_with(|root| {
         root.limits.events = Some(Limit::per(100, 10));

@@ -241,7 +241,7 @@ fn what_is_watched_has_bounds_and_counts_as_an_event() {
     let both = json!({ "users": ["a"], "room": "a" });
     assert_eq!(code(&mut world, &mut ann, both), "INVALID_DATA");
     let own = json!({ "room": "user:ann" });
-    assert_eq!(code(&mut world, &mut ann, own), "INVALID_ROOM");
+    assert_eq!(code(&mut world, &mut ann, own), "FORBIDDEN");
     for part in 0..10 {
         assert_eq!(code(&mut world, &mut ann, many(part * 100, 100)), "");
     }
@@ -473,6 +473,7 @@ impl Backplane for OneOfMany {
                 user_type: None,
                 online: false,
                 rev,
+                ..TypePresence::default()
             }],
         });
         Box::pin(std::future::ready(found.collect()))

@@ -118,6 +118,48 @@ fn a_socket_that_was_lost_is_shown_as_it_was_until_it_is_there_again() {
 }
 
 #[test]
+fn what_is_kept_for_those_that_were_lost_is_counted() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    let mut there = world.socketio("user=ann");
+    there.hears();
+    let counted = |world: &mut World, size: usize| {
+        let gateway = world.gateway.clone();
+        let data = format!("\"{}\"", "x".repeat(size));
+        let (data, publish) = (
+            data.clone(),
+            crate::Publish {
+                tenant_id: None,
+                namespace: "/".into(),
+                room: "user:ann".into(),
+                event: "e".into(),
+                data,
+                key: None,
+                except: Vec::new(),
+            },
+        );
+        told(world, async move {
+            let users = (None, "ann");
+            let all = gateway
+                .emit_to_users(users, None, "e", &data)
+                .await
+                .unwrap();
+            let other = gateway.emit_to_users((None, "bob"), None, "e", &data).await;
+            let room = gateway.publish(publish).await.unwrap();
+            [all.sockets, other.unwrap().sockets, room.delivered]
+        })
+    };
+    assert_eq!(counted(&mut world, 1), [2, 0, 2]);
+    ann.is_cut(&mut world);
+    assert_eq!(counted(&mut world, 1), [2, 0, 2]);
+    // What is too large to be kept they do not hear.
+    assert_eq!(counted(&mut world, 70_000), [1, 0, 1]);
+    drop(there);
+    world.run(seconds(61));
+    assert_eq!(counted(&mut world, 1), [0, 0, 0]);
+}
+
+#[test]
 fn lists_have_those_that_were_lost_and_those_that_came_back_each_once() {
     let mut world = World::new(kept());
     let (mut expected, mut clients) = (BTreeMap::new(), Vec::new());
