@@ -147,9 +147,9 @@ async fn what_was_taken_out_of_redis_or_put_into_it_by_hand_is_mended() {
     assert!(heard[300..].iter().all(|edge| !edge.online));
 }
 
-/// Writes so many changes of one user's in one step.
+/// Writes so many changes of one user's in one step, who is online before.
 const MANY: &str = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'n', \
-                    redis.call('INCR', KEYS[2]), 'w', '::u2', 'o', i % 2, 'r', i) end";
+                    redis.call('INCR', KEYS[2]), 'w', '::u2', 'o', (i + 1) % 2, 'r', 9e12 + i) end";
 
 #[tokio::test]
 async fn changes_that_cannot_be_read_or_are_gone_are_counted_and_those_after_them_are_told() {
