@@ -213,17 +213,18 @@ impl Watches {
         after: Option<(&str, u64)>,
     ) -> Result<Answer, Refused> {
         let scope = Arc::new(scope);
-        let is_new = self.locked(|board| board.watch(&scope, reader))?;
+        let now = self.clock.now();
+        let is_new = self.locked(|board| board.watch(&scope, reader, now))?;
         self.work.notify_one();
         if is_new {
             self.fill(&scope).await;
         }
-        let as_of = self.reached();
+        let at = (self.clock.now(), self.reached());
         let answer = self.locked(|board| {
             if !self.fanout.backplane.is_trusted() {
-                board.distrust(as_of);
+                board.distrust(at.1);
             }
-            board.answer(&scope, reader, after, as_of, &mut self.poster())
+            board.answer(&scope, reader, after, at, &mut self.poster())
         });
         let Ok(answer) = answer else {
             self.locked(|board| board.unwatch(&scope, reader, self.clock.now()));
@@ -280,6 +281,9 @@ impl Watches {
     async fn fill(&self, scope: &Arc<Scope>) {
         if let What::Room(_) = &scope.what {
             self.fill_room(scope).await;
+            if self.locked(|board| board.is_too_large(scope, self.clock.now())) {
+                return;
+            }
         }
         let now = self.unix_millis();
         let unknown = self.locked(|board| board.unknown(scope));
@@ -299,6 +303,10 @@ impl Watches {
             // A shard that has ended has nobody.
             let _ = seeded.await;
         }
+        if self.locked(|board| board.is_too_large(scope, self.clock.now())) {
+            // Other nodes need not say who is there besides.
+            return;
+        }
         let knows_nodes = self.know_nodes().await;
         self.tell_nodes();
         if !knows_nodes {
@@ -310,7 +318,9 @@ impl Watches {
                 let noted = self.noted.notified();
                 tokio::pin!(noted);
                 noted.as_mut().enable();
-                if !self.locked(|board| board.is_in_doubt(scope)) {
+                let now = self.clock.now();
+                if self.locked(|board| board.is_too_large(scope, now) || !board.is_in_doubt(scope))
+                {
                     return;
                 }
                 noted.await;
@@ -411,7 +421,11 @@ impl Watches {
             return;
         }
         let now = self.clock.now();
-        self.locked(|board| board.ask_again(now));
+        // What is lost while they are being asked about is a doubt of its own.
+        let doubt = self.locked(|board| {
+            board.ask_again(now);
+            board.doubt()
+        });
         self.know_nodes().await;
         for question in self.locked(|board| board.questions(ASKED)) {
             if !self.ask(&question).await {
@@ -419,7 +433,7 @@ impl Watches {
             }
         }
         if self.fanout.backplane.is_trusted() {
-            self.locked(Board::trust);
+            self.locked(|board| board.trust(doubt));
         }
     }
 
@@ -494,7 +508,7 @@ impl Watches {
         };
         self.locked(|board| {
             board.expire(at);
-            board.flush(as_of, &mut self.poster());
+            board.flush(at, as_of, &mut self.poster());
         });
         self.tell_nodes();
     }
@@ -535,6 +549,8 @@ pub(crate) async fn audit(watches: Arc<Watches>) {
         tokio::time::sleep(audit::AGAIN).await;
         if watches.has_readers.load(Ordering::Relaxed) {
             watches.audit().await;
+        } else {
+            audited(&watches.auditor).pause();
         }
         watches.audit_kept().await;
     }

@@ -112,6 +112,11 @@ impl Auditor {
         Some((self.suspects.keys().cloned().collect(), some))
     }
 
+    /// Nobody believes anything for a while: what is wrong after it is looked at anew.
+    pub fn pause(&mut self) {
+        self.suspects.clear();
+    }
+
     /// What clients believed at `now`, and what was found of each after that: all who were to be
     /// looked at again, if they are believed anything still, and others. Answers those who were
     /// found to be wrong for some time: nothing is on its way that would mend it.
@@ -212,6 +217,19 @@ mod tests {
                 assert_eq!(seconds, expected, "{word}: {cause}");
             }
         }
+    }
+
+    #[test]
+    fn while_nobody_believes_anything_nothing_is_wrong() {
+        let mut auditor = Auditor::default();
+        let at = |seconds: u64| Micros(seconds * 1_000_000);
+        let wrong = || [(believed("ann", false, 7), found(true, true, 7))];
+        auditor.compare(at(0), wrong());
+        auditor.pause();
+        assert!(auditor.compare(at(60), wrong()).is_empty());
+        auditor.compare(at(61), wrong());
+        let counted: f64 = auditor.wrong().iter().map(|(_, seconds)| seconds).sum();
+        assert_eq!(counted, 1.0);
     }
 
     #[test]

@@ -7,6 +7,10 @@ use crate::{Code, EventError, Gateway, Json, Picture, Socket};
 
 /// Most users one question may be about.
 const MAX_USERS: usize = 100;
+/// Events as which a room counts that is watched: all nodes are asked who is in it.
+const ROOM_EVENTS: usize = 10;
+/// Members in the picture of a room that count as an event more.
+const MEMBERS_AN_EVENT: usize = 10;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Question {
@@ -54,7 +58,8 @@ pub(super) struct Watch {
     after: Option<After>,
 }
 
-/// Watches a room or users: a picture, and its changes from there on.
+/// Watches a room or users: a picture, and its changes from there on. Each of the users counts as
+/// an event, a room as [ten](ROOM_EVENTS) and ten in its picture as one more.
 pub(super) async fn presence_watch(
     socket: Socket,
     gateway: Gateway,
@@ -63,9 +68,19 @@ pub(super) async fn presence_watch(
     let after = watch.after.as_ref();
     let after = after.map(|after| (&*after.epoch, after.rev));
     let picture = match (&watch.room, &watch.users) {
-        (Some(room), None) => gateway.watch_room(&socket, room, after).await,
+        (Some(room), None) => {
+            // Before it is answered: what is refused costs as much.
+            socket.charge(ROOM_EVENTS - 1);
+            let picture = gateway.watch_room(&socket, room, after).await;
+            let members = picture.as_ref().map_or(0, |picture| picture.users.len());
+            socket.charge(members / MEMBERS_AN_EVENT);
+            picture
+        }
         (None, Some(users)) if users.len() > MAX_USERS => Err(too_many()),
-        (None, Some(users)) => gateway.watch_users(&socket, users, after).await,
+        (None, Some(users)) => {
+            socket.charge(users.len().saturating_sub(1));
+            gateway.watch_users(&socket, users, after).await
+        }
         _ => Err(EventError::new(
             Code::InvalidData,
             "Say what to watch: { room } or { users }",

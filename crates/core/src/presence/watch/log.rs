@@ -88,7 +88,9 @@ impl Recent {
 
 #[derive(Debug)]
 pub(super) struct Log {
+    /// No other has had this number in this process.
     pub(super) epoch: u64,
+    pub(super) scope: Arc<Scope>,
     /// The number of the last change.
     pub(super) rev: u64,
     pub(super) users: HashMap<Arc<str>, Shown>,
@@ -100,6 +102,9 @@ pub(super) struct Log {
     pub(super) readers: HashMap<SocketAddress, Reader>,
     /// There was a picture.
     pub(super) is_full: bool,
+    /// So many were found in the room, before it had a picture, that it gets none: not all of them
+    /// were noted.
+    pub(super) is_too_large: bool,
     /// Until when nothing is missing, as readers were told.
     pub(super) as_of: u64,
     /// It is in the list of those that may have something to tell.
@@ -125,10 +130,100 @@ struct Change<'a> {
     ended: Option<&'a str>,
 }
 
+/// The logs there are. A user may be of interest to very many: those are known by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    begun: u64,
+    ids: HashMap<Arc<Scope>, u64>,
+    logs: HashMap<u64, Log>,
+    /// Those that may have something to tell.
+    dirty: Vec<u64>,
+}
+
+impl Logs {
+    pub(super) fn is_empty(&self) -> bool {
+        self.logs.is_empty()
+    }
+
+    pub(super) fn contains_key(&self, scope: &Scope) -> bool {
+        self.ids.contains_key(scope)
+    }
+
+    pub(super) fn get(&self, scope: &Scope) -> Option<&Log> {
+        self.of(*self.ids.get(scope)?)
+    }
+
+    pub(super) fn get_mut(&mut self, scope: &Scope) -> Option<&mut Log> {
+        self.of_mut(*self.ids.get(scope)?)
+    }
+
+    /// The log with this number.
+    pub(super) fn of(&self, id: u64) -> Option<&Log> {
+        self.logs.get(&id)
+    }
+
+    /// The same, to change it.
+    pub(super) fn of_mut(&mut self, id: u64) -> Option<&mut Log> {
+        self.logs.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Log> {
+        self.logs.values()
+    }
+
+    /// A new log of what has none.
+    pub(super) fn begin(&mut self, scope: &Arc<Scope>) -> &mut Log {
+        self.begun += 1;
+        self.ids.insert(scope.clone(), self.begun);
+        let log = Log::new(self.begun, scope.clone());
+        self.logs.entry(self.begun).insert(log).into_mut()
+    }
+
+    pub(super) fn remove(&mut self, scope: &Scope) -> Option<Log> {
+        self.logs.remove(&self.ids.remove(scope)?)
+    }
+
+    /// Something about a user may be different.
+    pub(super) fn note(&mut self, id: u64, user: &Arc<str>) {
+        if let Some(log) = self.logs.get_mut(&id) {
+            if !log.changed.contains(user) {
+                log.changed.insert(user.clone());
+            }
+            soil(log, &mut self.dirty);
+        }
+    }
+
+    /// Something may have to be told.
+    pub(super) fn soil(&mut self, scope: &Scope) {
+        let log = self.ids.get(scope).and_then(|id| self.logs.get_mut(id));
+        if let Some(log) = log {
+            soil(log, &mut self.dirty);
+        }
+    }
+
+    pub(super) fn soil_all(&mut self) {
+        for log in self.logs.values_mut() {
+            soil(log, &mut self.dirty);
+        }
+    }
+
+    /// Those that may have something to tell; they are looked at now.
+    pub(super) fn take_dirty(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.dirty)
+    }
+}
+
+fn soil(log: &mut Log, dirty: &mut Vec<u64>) {
+    if !std::mem::replace(&mut log.is_dirty, true) {
+        dirty.push(log.epoch);
+    }
+}
+
 impl Log {
-    pub(super) fn new(epoch: u64) -> Log {
+    fn new(epoch: u64, scope: Arc<Scope>) -> Log {
         Log {
             epoch,
+            scope,
             rev: 0,
             users: HashMap::new(),
             changed: HashSet::new(),
@@ -136,6 +231,7 @@ impl Log {
             recent: Recent::default(),
             readers: HashMap::new(),
             is_full: false,
+            is_too_large: false,
             as_of: 0,
             is_dirty: false,
             rests_since: None,
@@ -177,17 +273,11 @@ impl Log {
     }
 
     /// Puts a change at the end of the log.
-    pub(super) fn say(
-        &mut self,
-        scope: &Scope,
-        run: u32,
-        users: Vec<Watched>,
-        as_of: u64,
-    ) -> Arc<str> {
+    pub(super) fn say(&mut self, run: u32, users: Vec<Watched>, as_of: u64) -> Arc<str> {
         let change = Change {
             epoch: format!("{run:08x}-{:x}", self.epoch),
             rev: self.rev,
-            room: scope.room_name().map(|room| &**room),
+            room: self.scope.room_name().map(|room| &**room),
             users,
             as_of: Some(as_of),
             stale: self.stale,
@@ -199,11 +289,11 @@ impl Log {
     }
 
     /// That nothing follows, and why: no change, so it has the last one's number.
-    pub(super) fn ending(&self, scope: &Scope, run: u32, why: &str) -> Arc<str> {
+    pub(super) fn ending(&self, run: u32, why: &str) -> Arc<str> {
         let change = Change {
             epoch: format!("{run:08x}-{:x}", self.epoch),
             rev: self.rev,
-            room: scope.room_name().map(|room| &**room),
+            room: self.scope.room_name().map(|room| &**room),
             users: Vec::new(),
             as_of: None,
             stale: self.stale,

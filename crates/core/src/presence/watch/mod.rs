@@ -11,6 +11,7 @@
 //! What is known of a user is a register for each type: online or not, by the number of the
 //! change. A greater number wins, whether an edge or an answer brought it.
 
+mod known;
 mod log;
 mod roster;
 
@@ -21,7 +22,8 @@ use hashbrown::{HashMap, HashSet};
 use heartline_wire::time::Micros;
 use serde::Serialize;
 
-use self::log::{Log, Reader, Shown};
+use self::known::{Register, UserName, name};
+use self::log::{Log, Logs, Reader, Shown};
 use self::roster::Follow;
 use super::address::SocketAddress;
 use super::audit::{Believed, Who};
@@ -47,6 +49,12 @@ const MAX_FOLLOWED: usize = 100_000;
 const EXPIRES: Duration = Duration::from_secs(1);
 /// How long a log is kept for who comes back: a change of the network, or a node's restart.
 const RESTS: Duration = Duration::from_secs(60);
+/// For how long it is remembered that too many are in a room to watch it: to find that out costs
+/// all nodes that have members in it.
+const TOO_LARGE_FOR: Duration = Duration::from_secs(10);
+/// Rooms of which that is remembered, some 200 bytes each. Of more it is found out anew, which
+/// the asker pays for.
+const MAX_LARGE: usize = 1_024;
 /// Logs that rest: what one address could leave behind in a minute.
 const MAX_RESTING: usize = 4_096;
 
@@ -180,70 +188,6 @@ pub struct Post<'a> {
 /// Takes changes; called while the board is locked, in the order of the changes.
 pub type Poster<'a> = &'a mut dyn FnMut(Post<'_>);
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct UserName {
-    tenant: Option<Arc<str>>,
-    user: Arc<str>,
-}
-
-/// What is known of a type of user.
-#[derive(Debug)]
-struct Known {
-    user_type: Option<Arc<str>>,
-    online: bool,
-    rev: u64,
-    /// The turn in which that was heard.
-    turn: u64,
-}
-
-/// What is known of a user.
-#[derive(Debug, Default)]
-struct Register {
-    types: Vec<Known>,
-    /// The number of the last change that is known of, whichever type's.
-    rev: u64,
-    last_seen: Option<u64>,
-    /// It was asked about.
-    is_asked: bool,
-    /// Who wants to know.
-    logs: Vec<Arc<Scope>>,
-}
-
-impl Register {
-    fn online(&self) -> bool {
-        self.types.iter().any(|known| known.online)
-    }
-
-    /// Whether this change of a type is known, or a later one.
-    fn knows(&self, user_type: Option<&Arc<str>>, rev: u64) -> bool {
-        let mut types = self.types.iter();
-        types.any(|known| known.user_type.as_ref() == user_type && known.rev >= rev)
-    }
-
-    fn set(
-        &mut self,
-        user_type: Option<&Arc<str>>,
-        (online, rev): (bool, u64),
-        turn: u64,
-        is_certain: bool,
-    ) {
-        self.rev = self.rev.max(rev);
-        let known = |known: &&mut Known| known.user_type.as_ref() == user_type;
-        match self.types.iter_mut().find(known) {
-            Some(known) if rev > known.rev || (is_certain && known.turn < turn) => {
-                (known.online, known.rev, known.turn) = (online, rev, turn);
-            }
-            Some(_) => {}
-            None => self.types.push(Known {
-                user_type: user_type.cloned(),
-                online,
-                rev,
-                turn,
-            }),
-        }
-    }
-}
-
 /// Users that the backplane is to be asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
@@ -260,9 +204,8 @@ pub struct Question {
 pub struct Board {
     run: u32,
     shards: u16,
-    epochs: u64,
     turn: u64,
-    logs: HashMap<Arc<Scope>, Log>,
+    logs: Logs,
     readers: HashMap<SocketAddress, HashSet<Arc<Scope>>>,
     users: HashMap<UserName, Register>,
     follows: HashMap<Arc<Scope>, Follow>,
@@ -275,8 +218,8 @@ pub struct Board {
     /// of use.
     nodes_at: Micros,
     nodes_lost: Micros,
-    /// Logs that may have something to tell.
-    dirty: Vec<Arc<Scope>>,
+    /// Rooms in which too many are to be watched, and when that was found.
+    large: HashMap<Arc<Scope>, Micros>,
     /// Users who came into rooms and were not asked about.
     unasked: Vec<UserName>,
     /// In all logs.
@@ -284,6 +227,8 @@ pub struct Board {
     resting: usize,
     /// Since when what is known is not to be believed, Unix milliseconds.
     distrusted: Option<u64>,
+    /// How often there was a reason for that.
+    doubts: u64,
     /// How many users were looked at, of all in their order.
     looked_at: usize,
 }
@@ -295,9 +240,8 @@ impl Board {
         Board {
             run,
             shards,
-            epochs: 0,
             turn: 0,
-            logs: HashMap::new(),
+            logs: Logs::default(),
             readers: HashMap::new(),
             users: HashMap::new(),
             follows: HashMap::new(),
@@ -306,11 +250,12 @@ impl Board {
             expires_at: Micros::ZERO,
             nodes_at: Micros::ZERO,
             nodes_lost: Micros::ZERO,
-            dirty: Vec::new(),
+            large: HashMap::new(),
             unasked: Vec::new(),
             shown: 0,
             resting: 0,
             distrusted: None,
+            doubts: 0,
             looked_at: 0,
         }
     }
@@ -336,8 +281,18 @@ impl Board {
     /// [answer](Self::answer). Whether the log is new: then it has to be filled.
     ///
     /// # Errors
-    /// When the socket watches too much, or the node does.
-    pub fn watch(&mut self, scope: &Arc<Scope>, reader: SocketAddress) -> Result<bool, Refused> {
+    /// When the socket watches too much, or the node does; and when too many were in the room a
+    /// moment ago.
+    pub fn watch(
+        &mut self,
+        scope: &Arc<Scope>,
+        reader: SocketAddress,
+        now: Micros,
+    ) -> Result<bool, Refused> {
+        let is_large = |since: &Micros| now - *since < TOO_LARGE_FOR;
+        if self.large.get(scope).is_some_and(is_large) {
+            return Err(Refused::TooManyInRoom);
+        }
         let watches = self.readers.get(&reader);
         let others = || {
             let all = watches.into_iter().flatten();
@@ -366,16 +321,32 @@ impl Board {
             log.readers.insert(reader, Reader::Waits);
             return Ok(!log.is_full);
         }
-        self.epochs += 1;
-        let mut log = Log::new(self.epochs);
+        let log = self.logs.begin(scope);
         log.readers.insert(reader, Reader::Waits);
-        self.logs.insert(scope.clone(), log);
+        let id = log.epoch;
         if let What::Users(users) = &scope.what {
             for user in users.iter() {
-                self.touch(scope, user);
+                self.touch_in(id, user);
             }
         }
         Ok(true)
+    }
+
+    /// Whether so many are in a room which is to be watched that nobody need be asked about them.
+    /// It is remembered for a while, from `now` on.
+    pub fn is_too_large(&mut self, scope: &Arc<Scope>, now: Micros) -> bool {
+        let is_too_large = self.logs.get(scope).is_some_and(|log| log.is_too_large);
+        if is_too_large {
+            self.note_large(scope, now);
+        }
+        is_too_large
+    }
+
+    fn note_large(&mut self, scope: &Arc<Scope>, now: Micros) {
+        self.large.retain(|_, since| now - *since < TOO_LARGE_FOR);
+        if self.large.len() < MAX_LARGE {
+            self.large.insert(scope.clone(), now);
+        }
     }
 
     /// Whom of a scope nobody has asked about yet.
@@ -423,10 +394,15 @@ impl Board {
         scope: &Arc<Scope>,
         reader: SocketAddress,
         after: Option<(&str, u64)>,
-        as_of: u64,
+        (now, as_of): (Micros, u64),
         post: Poster<'_>,
     ) -> Result<Answer, Refused> {
-        self.settle(scope, as_of, post);
+        if self.is_too_large(scope, now) {
+            return Err(Refused::TooManyInRoom);
+        }
+        if let Some(log) = self.logs.get(scope) {
+            self.settle(log.epoch, (now, as_of), post);
+        }
         let epoch = |log: &Log| format!("{:08x}-{:x}", self.run, log.epoch);
         let Some(log) = self.logs.get_mut(scope) else {
             return Err(Refused::TooManyInRoom);
@@ -466,6 +442,18 @@ impl Board {
             return;
         };
         *state = Reader::Follows;
+        if !log.recent.reaches(rev, log.rev) {
+            // What came in between was too much to keep. The number after it, with nothing in it,
+            // shows the hole.
+            log.rev += 1;
+            let change = log.say(self.run, Vec::new(), log.as_of);
+            let readers = log.followers();
+            return post(Post {
+                scope,
+                change: &change,
+                readers: &readers,
+            });
+        }
         for change in log.recent.after(rev) {
             post(Post {
                 scope,
@@ -507,7 +495,6 @@ impl Board {
                 log.rests_since = Some(now);
                 self.resting += 1;
                 if self.resting > MAX_RESTING || !log.is_full {
-                    self.resting -= 1;
                     self.drop_log(&scope.clone());
                 }
             }
@@ -536,11 +523,11 @@ impl Board {
         }
         self.expires_at = now + EXPIRES;
         let over = |log: &Log| log.rests_since.is_some_and(|since| now - since >= RESTS);
-        let rested = self.logs.iter().filter(|(_, log)| over(log));
-        for scope in rested.map(|(scope, _)| scope.clone()).collect::<Vec<_>>() {
-            self.resting -= 1;
+        let rested = self.logs.iter().filter(|log| over(log));
+        for scope in rested.map(|log| log.scope.clone()).collect::<Vec<_>>() {
             self.drop_log(&scope);
         }
+        self.large.retain(|_, since| now - *since < TOO_LARGE_FOR);
         self.expire_follows(now);
     }
 
@@ -548,21 +535,22 @@ impl Board {
         let Some(log) = self.logs.remove(scope) else {
             return;
         };
+        self.resting -= usize::from(log.rests_since.is_some());
         self.shown -= log.users.len();
         if let Some(follow) = self.follows.get_mut(scope) {
             follow.let_be();
         }
         let users: HashSet<&Arc<str>> = log.users.keys().chain(&log.changed).collect();
         for user in users {
-            self.let_go(scope, user);
+            self.let_go(&log.scope, log.epoch, user);
         }
     }
 
     /// A log is not interested in a user any more.
-    fn let_go(&mut self, scope: &Arc<Scope>, user: &Arc<str>) {
+    fn let_go(&mut self, scope: &Scope, id: u64, user: &Arc<str>) {
         let name = name(scope, user);
         if let Some(register) = self.users.get_mut(&name) {
-            register.logs.retain(|log| log != scope);
+            register.logs.remove(&id);
             if register.logs.is_empty() {
                 self.users.remove(&name);
             }
@@ -571,29 +559,23 @@ impl Board {
 
     /// Something about a user in a log may be different.
     fn touch(&mut self, scope: &Arc<Scope>, user: &Arc<str>) {
-        let Some(log) = self.logs.get_mut(scope) else {
+        if let Some(log) = self.logs.get(scope) {
+            self.touch_in(log.epoch, user);
+        }
+    }
+
+    /// The same of a log by its number.
+    fn touch_in(&mut self, id: u64, user: &Arc<str>) {
+        let Some(log) = self.logs.of(id) else {
             return;
         };
-        let name = name(scope, user);
+        let name = name(&log.scope, user);
         let register = self.users.entry(name).or_insert_with_key(|name| {
             self.unasked.push(name.clone());
             Register::default()
         });
-        if !register.logs.contains(scope) {
-            register.logs.push(scope.clone());
-        }
-        if !log.changed.contains(user) {
-            log.changed.insert(user.clone());
-        }
-        self.soil(scope);
-    }
-
-    fn soil(&mut self, scope: &Arc<Scope>) {
-        if let Some(log) = self.logs.get_mut(scope)
-            && !std::mem::replace(&mut log.is_dirty, true)
-        {
-            self.dirty.push(scope.clone());
-        }
+        register.logs.insert(id);
+        self.logs.note(id, user);
     }
 
     // --- what is known ---------------------------------------------------
@@ -620,8 +602,8 @@ impl Board {
             if !edge.online {
                 register.last_seen = register.last_seen.max(Some(edge.at));
             }
-            for scope in register.logs.clone() {
-                self.touch(&scope, &name.user);
+            for id in &register.logs {
+                self.logs.note(*id, &name.user);
             }
         }
         any
@@ -705,24 +687,32 @@ impl Board {
             if !found.online {
                 register.last_seen = register.last_seen.max(found.last_seen_at);
             }
-            for scope in register.logs.clone() {
-                self.touch(&scope, user);
+            for id in &register.logs {
+                self.logs.note(*id, user);
             }
         }
     }
 
-    /// What is known is not to be believed any more, since so many Unix milliseconds.
+    /// What is known is not to be believed any more, since so many Unix milliseconds. Who is being
+    /// asked about because of an earlier [doubt](Self::doubt) has to be asked about again.
     pub fn distrust(&mut self, since: u64) {
+        self.doubts += 1;
         if self.distrusted.is_none() {
             self.distrusted = Some(since);
-            self.soil_all();
+            self.logs.soil_all();
         }
     }
 
-    /// It can be believed again, as everybody has been asked about since.
-    pub fn trust(&mut self) {
-        if self.distrusted.take().is_some() {
-            self.soil_all();
+    /// The number of the last doubt.
+    pub fn doubt(&self) -> u64 {
+        self.doubts
+    }
+
+    /// It can be believed again, as everybody has been asked about since this
+    /// [doubt](Self::doubt); if that is still the last.
+    pub fn trust(&mut self, doubt: u64) {
+        if self.doubts == doubt && self.distrusted.take().is_some() {
+            self.logs.soil_all();
         }
     }
 
@@ -752,7 +742,7 @@ impl Board {
         self.looked_at += some;
         let believed = looked_at.into_iter().filter_map(|name| {
             let logs = self.users.get(&name)?.logs.iter();
-            let mut logs = logs.filter_map(|scope| self.logs.get(scope));
+            let mut logs = logs.filter_map(|id| self.logs.of(*id));
             let shown = logs.find_map(|log| {
                 let is_told = log.is_full && !log.stale && !log.readers.is_empty();
                 log.users.get(&name.user).filter(|_| is_told)
@@ -767,31 +757,38 @@ impl Board {
         believed.collect()
     }
 
-    fn soil_all(&mut self) {
-        for scope in self.logs.keys().cloned().collect::<Vec<_>>() {
-            self.soil(&scope);
-        }
-    }
-
     // --- what is told ----------------------------------------------------
 
     /// Tells what is different now. `as_of`: until then nothing is missing, Unix milliseconds.
-    pub fn flush(&mut self, as_of: u64, post: Poster<'_>) {
-        for scope in std::mem::take(&mut self.dirty) {
-            self.settle(&scope, as_of, post);
+    pub fn flush(&mut self, now: Micros, as_of: u64, post: Poster<'_>) {
+        for id in self.logs.take_dirty() {
+            let Some(log) = self.logs.of_mut(id) else {
+                continue;
+            };
+            log.is_dirty = false;
+            // What has no picture yet is still being asked about: the first answer gives it.
+            if log.is_full {
+                self.settle(id, (now, as_of), post);
+            }
         }
     }
 
     /// Compares what readers of a log were told with what is known.
-    fn settle(&mut self, scope: &Arc<Scope>, as_of: u64, post: Poster<'_>) {
-        let follow = self.follows.get(scope);
-        let stale = self.distrusted.is_some()
-            || follow.is_some_and(|follow| follow.is_in_doubt(self.shards));
-        let Some(log) = self.logs.get_mut(scope) else {
+    fn settle(&mut self, id: u64, (now, as_of): (Micros, u64), post: Poster<'_>) {
+        let Some(log) = self.logs.of_mut(id) else {
             return;
         };
         log.is_dirty = false;
+        let scope = &log.scope.clone();
         let is_room = scope.room_name().is_some();
+        // The names of a list are many: they are not looked at for one of them.
+        let follow = if is_room {
+            self.follows.get(scope)
+        } else {
+            None
+        };
+        let stale = self.distrusted.is_some()
+            || follow.is_some_and(|follow| follow.is_in_doubt(self.shards));
         let (mut told, mut forgotten) = (Vec::new(), Vec::new());
         for user in std::mem::take(&mut log.changed) {
             let is_in = follow.map(|follow| follow.is_in(&user));
@@ -802,26 +799,26 @@ impl Board {
                 continue;
             };
             let is_in = is_in.unwrap_or(!is_room);
-            let now = Shown {
+            let is_now = Shown {
                 online: register.online(),
                 rev: register.rev,
                 last_seen: register.last_seen,
                 is_in,
             };
             let before = log.users.get(&user);
-            if before.is_some_and(|before| before.says(&now)) || (before.is_none() && !is_in) {
+            if before.is_some_and(|before| before.says(&is_now)) || (before.is_none() && !is_in) {
                 if before.is_none() {
                     forgotten.push(user);
                 }
                 continue;
             }
-            told.push(now.watched(&user, is_room));
+            told.push(is_now.watched(&user, is_room));
             // Who left a room and is online is of interest until the end of that.
-            if is_room && !is_in && !now.online {
+            if is_room && !is_in && !is_now.online {
                 self.shown -= usize::from(log.users.remove(&user).is_some());
                 forgotten.push(user);
             } else {
-                self.shown += usize::from(log.users.insert(user, now).is_none());
+                self.shown += usize::from(log.users.insert(user, is_now).is_none());
             }
         }
         if log.users.len() > MAX_IN_ROOM && is_room {
@@ -835,7 +832,7 @@ impl Board {
         if !is_new && (!told.is_empty() || was_stale != stale) {
             log.rev += 1;
             let as_of = log.reach(as_of, self.distrusted);
-            let change = log.say(scope, self.run, told, as_of);
+            let change = log.say(self.run, told, as_of);
             let readers = log.followers();
             if !readers.is_empty() {
                 post(Post {
@@ -846,9 +843,10 @@ impl Board {
             }
         }
         for user in forgotten {
-            self.let_go(scope, &user);
+            self.let_go(scope, id, &user);
         }
         if is_too_much {
+            self.note_large(scope, now);
             self.end(scope, post);
         }
     }
@@ -858,7 +856,7 @@ impl Board {
         let Some(log) = self.logs.get(scope) else {
             return;
         };
-        let change: Arc<str> = log.ending(scope, self.run, "TOO_LARGE");
+        let change: Arc<str> = log.ending(self.run, "TOO_LARGE");
         let readers = log.followers();
         post(Post {
             scope,
@@ -880,14 +878,7 @@ impl Board {
     /// The last words to a reader that may not watch something any more: why, as a code.
     pub fn last_words(&self, scope: &Arc<Scope>, why: &str) -> Option<Arc<str>> {
         let log = self.logs.get(scope)?;
-        Some(log.ending(scope, self.run, why))
-    }
-}
-
-fn name(scope: &Scope, user: &Arc<str>) -> UserName {
-    UserName {
-        tenant: scope.tenant.clone(),
-        user: user.clone(),
+        Some(log.ending(self.run, why))
     }
 }
 

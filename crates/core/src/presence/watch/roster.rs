@@ -125,6 +125,17 @@ impl Follow {
         self.is_here(user) || self.elsewhere.values().any(|all| all.users.contains(user))
     }
 
+    /// Whether more users than can be watched are in the room, as far as is known.
+    fn is_too_large(&self) -> bool {
+        let elsewhere = self.elsewhere.values().flat_map(|all| &all.users);
+        let here = self.here.values().flat_map(HashMap::keys);
+        let mut users: HashSet<&Arc<str>> = HashSet::new();
+        here.chain(elsewhere).any(|user| {
+            users.insert(user);
+            users.len() > MAX_IN_ROOM
+        })
+    }
+
     /// Whether somebody may be in the room of whom nothing is known here.
     pub(super) fn is_in_doubt(&self, shards: u16) -> bool {
         !self.knows_here(shards)
@@ -234,8 +245,21 @@ impl Board {
         follow.changed.extend(there.iter().cloned());
         follow.here.insert(shard, counts);
         self.speaking.insert(scope.clone());
-        self.soil(scope);
-        for user in there {
+        self.logs.soil(scope);
+        self.touch_all(scope, there);
+    }
+
+    /// Users have come into a room or left it. Of a room of too many, whose picture nobody has
+    /// had, nobody needs to be asked about.
+    fn touch_all(&mut self, scope: &Arc<Scope>, users: impl IntoIterator<Item = Arc<str>>) {
+        let follow = self.follows.get(scope);
+        if let Some(log) = self.logs.get_mut(scope).filter(|log| !log.is_full) {
+            log.is_too_large |= follow.is_some_and(Follow::is_too_large);
+            if log.is_too_large {
+                return;
+            }
+        }
+        for user in users {
             self.touch(scope, &user);
         }
     }
@@ -326,7 +350,7 @@ impl Board {
             self.touch(&scope, &user);
         }
         for scope in scopes {
-            self.soil(&scope);
+            self.logs.soil(&scope);
         }
     }
 
@@ -344,7 +368,7 @@ impl Board {
             }
         }
         self.asks_at = Micros::ZERO;
-        self.soil_all();
+        self.logs.soil_all();
     }
 
     /// What other nodes are to be told now.
@@ -399,7 +423,7 @@ impl Board {
                     }
                 }
                 self.asks_at = Micros::ZERO;
-                self.soil_all();
+                self.logs.soil_all();
             }
         }
         None
@@ -439,10 +463,8 @@ impl Board {
             follow.asks_at = Micros::ZERO;
             self.asks_at = Micros::ZERO;
         }
-        self.soil(&scope);
-        for user in changed {
-            self.touch(&scope, &user);
-        }
+        self.logs.soil(&scope);
+        self.touch_all(&scope, changed);
     }
 
     /// Forgets nodes of which nothing was heard for long, and rooms that nobody wants to hear of.

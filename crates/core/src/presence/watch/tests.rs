@@ -8,6 +8,8 @@ use super::*;
 use crate::auth::UserKey;
 use crate::entries::TypePresence;
 
+/// Where it does not matter when.
+const NOW: Micros = Micros::ZERO;
 const NAMES: [&str; 3] = ["ann", "bob", "cid"];
 
 fn reader(slot: u32) -> SocketAddress {
@@ -75,7 +77,7 @@ type Posts = Vec<(SocketAddress, Value)>;
 
 fn flush(board: &mut Board) -> Posts {
     let mut posts = Posts::new();
-    board.flush(1, &mut |post| keep(&mut posts, &post));
+    board.flush(NOW, 1, &mut |post| keep(&mut posts, &post));
     posts
 }
 
@@ -93,9 +95,11 @@ fn fill(board: &mut Board, scope: &Arc<Scope>, found: impl Fn(&str) -> UserPrese
 
 /// Watches from now on; what the reader is told first.
 fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer {
-    board.watch(scope, who).unwrap();
+    board.watch(scope, who, NOW).unwrap();
     fill(board, scope, |_| found(&[]));
-    let answer = board.answer(scope, who, None, 1, &mut |_| {}).unwrap();
+    let answer = board
+        .answer(scope, who, None, (NOW, 1), &mut |_| {})
+        .unwrap();
     board.begin(scope, who, &mut |_| {});
     answer
 }
@@ -104,10 +108,12 @@ fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer 
 fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
     let mut board = Board::new(7, 1);
     let scope = users(&["bob", "ann", "bob"]);
-    assert!(board.watch(&scope, reader(1)).unwrap());
+    assert!(board.watch(&scope, reader(1), NOW).unwrap());
     fill(&mut board, &scope, |user| found(&[("", user == "ann", 5)]));
     let mut none = |_: Post<'_>| panic!("nothing is told before the answer");
-    let answer = board.answer(&scope, reader(1), None, 9, &mut none).unwrap();
+    let answer = board
+        .answer(&scope, reader(1), None, (NOW, 9), &mut none)
+        .unwrap();
     let told: Vec<(&str, bool, u64)> = (answer.users.iter())
         .map(|user| (&*user.user_id, user.online, user.rev))
         .collect();
@@ -162,7 +168,7 @@ fn an_audit_sees_what_readers_believe_of_others_each_time_but_not_what_is_said_t
     board.distrust(1);
     flush(&mut board);
     assert_eq!(believes(&mut board), None);
-    board.trust();
+    board.trust(board.doubt());
     assert_eq!(believes(&mut board), None, "readers do not know that yet");
     flush(&mut board);
     assert_eq!(believes(&mut board), Some((true, 6)));
@@ -203,10 +209,10 @@ fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
     board.hear(&[edge("ann", "", true, 5)]);
     flush(&mut board);
     let again = |board: &mut Board, epoch: &str, rev| {
-        board.watch(&scope, reader(2)).unwrap();
+        board.watch(&scope, reader(2), NOW).unwrap();
         let after = Some((epoch, rev));
         board
-            .answer(&scope, reader(2), after, 1, &mut |_| {})
+            .answer(&scope, reader(2), after, (NOW, 1), &mut |_| {})
             .unwrap()
     };
     let answer = again(&mut board, &first.epoch, 0);
@@ -233,7 +239,7 @@ fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
         board.hear(&[edge("ann", "", rev % 2 == 1, rev)]);
         flush(&mut board);
         let after = Some((&*first.epoch, 0));
-        let answer = board.answer(&scope, reader(1), after, 1, &mut |_| {});
+        let answer = board.answer(&scope, reader(1), after, (NOW, 1), &mut |_| {});
         goes_on.push(answer.unwrap().recovered);
         board.begin(&scope, reader(1), &mut |_| {});
     }
@@ -249,24 +255,27 @@ fn what_a_socket_watches_has_bounds_and_its_end_makes_place() {
         Arc::new(Scope::users(None, names))
     };
     for part in 0..MAX_USERS / 100 {
-        board.watch(&many(part * 100, 100), reader(1)).unwrap();
+        board.watch(&many(part * 100, 100), reader(1), NOW).unwrap();
     }
     assert_eq!(
-        board.watch(&users(&["one"]), reader(1)),
+        board.watch(&users(&["one"]), reader(1), NOW),
         Err(Refused::TooMuch)
     );
     // The same again is no more, and another socket has its own.
-    assert!(board.watch(&many(0, 100), reader(1)).is_ok());
-    assert!(board.watch(&users(&["one"]), reader(2)).is_ok());
+    assert!(board.watch(&many(0, 100), reader(1), NOW).is_ok());
+    assert!(board.watch(&users(&["one"]), reader(2), NOW).is_ok());
     assert!(board.unwatch(&many(0, 100), reader(1), Micros::ZERO));
-    assert!(board.watch(&users(&["one"]), reader(1)).is_ok());
+    assert!(board.watch(&users(&["one"]), reader(1), NOW).is_ok());
     let long = [&*"x".repeat(MAX_BYTES + 1)];
-    assert_eq!(board.watch(&users(&long), reader(3)), Err(Refused::TooMuch));
+    assert_eq!(
+        board.watch(&users(&long), reader(3), NOW),
+        Err(Refused::TooMuch)
+    );
     for number in 0..MAX_WATCHES {
         let place = Scope::room(None, "/".into(), format!("{number}").into());
-        board.watch(&Arc::new(place), reader(4)).unwrap();
+        board.watch(&Arc::new(place), reader(4), NOW).unwrap();
     }
-    assert_eq!(board.watch(&room(), reader(4)), Err(Refused::TooMuch));
+    assert_eq!(board.watch(&room(), reader(4), NOW), Err(Refused::TooMuch));
 }
 
 #[test]
@@ -298,7 +307,7 @@ fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
     board.hear(&[edge("ann", "", true, 5)]);
     // What was heard since is not undone by an answer that does not mention it.
     board.learn(&questions[0], &[found(&[])]);
-    board.trust();
+    board.trust(board.doubt());
     let posts = flush(&mut board);
     assert_eq!(posts.len(), 1);
     assert!(posts[0].1.get("stale").is_none());
@@ -312,13 +321,13 @@ fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
 /// A room that is watched, on a node alone.
 fn watched_room(board: &mut Board, members: &[&str]) -> Answer {
     let scope = room();
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     board.follow(&scope);
     let members = members.iter().map(|user| Arc::from(*user)).collect();
     board.seed_here(&scope, 0, members);
     board.know_nodes(&[], Micros::ZERO);
     fill(board, &scope, |_| found(&[("", true, 1)]));
-    let answer = board.answer(&scope, reader(1), None, 1, &mut |_| {});
+    let answer = board.answer(&scope, reader(1), None, (NOW, 1), &mut |_| {});
     board.begin(&scope, reader(1), &mut |_| {});
     answer.unwrap()
 }
@@ -365,6 +374,51 @@ fn a_room_of_too_many_is_not_watched_any_more() {
 }
 
 #[test]
+fn that_too_many_are_in_a_room_is_found_before_they_are_asked_about_and_remembered_a_while() {
+    let at = |seconds: u64| Micros(seconds * 1_000_000);
+    let mut board = Board::new(7, 1);
+    let scope = room();
+    let many = || (0..=MAX_IN_ROOM).map(|number| Arc::from(format!("u{number}")));
+    let attempt = |board: &mut Board, now: Micros| {
+        board.watch(&scope, reader(1), now)?;
+        board.follow(&scope);
+        board.seed_here(&scope, 0, many().collect());
+        assert_eq!(board.next_question(100), None, "it is known already");
+        let answer = board.answer(&scope, reader(1), None, (now, 1), &mut |_| {});
+        board.unwatch(&scope, reader(1), now);
+        answer.map(|_| ())
+    };
+    for now in [at(1), at(2), at(10), at(11)] {
+        assert_eq!(attempt(&mut board, now), Err(Refused::TooManyInRoom));
+        let is_known = board.watch(&scope, reader(2), now);
+        assert_eq!(is_known, Err(Refused::TooManyInRoom));
+    }
+    assert!(board.logs.is_empty() && !board.has_readers());
+    // One that grows while it is watched is remembered as well.
+    let mut board = Board::new(7, 1);
+    watched_room(&mut board, &["ann"]);
+    for user in many() {
+        board.note(&scope, 0, &user, true);
+    }
+    while let Some(question) = board.next_question(100) {
+        let all = vec![found(&[("", true, 1)]); question.users.len()];
+        board.learn(&question, &all);
+    }
+    board.flush(at(5), 1, &mut |_| {});
+    let again = |board: &mut Board, now| board.watch(&scope, reader(1), now);
+    assert_eq!(again(&mut board, at(14)), Err(Refused::TooManyInRoom));
+    assert_eq!(again(&mut board, at(15)), Ok(true));
+    // No more are remembered than there is place for.
+    for number in 0..=MAX_LARGE {
+        let scope = Scope::room(None, "/".into(), number.to_string().into());
+        board.note_large(&Arc::new(scope), at(15));
+    }
+    assert_eq!(board.large.len(), MAX_LARGE);
+    board.expire(at(26));
+    assert!(board.large.is_empty());
+}
+
+#[test]
 fn a_node_that_is_no_more_has_nobody_in_a_room() {
     let mut board = Board::new(1, 1);
     let mut other = Board::new(2, 1);
@@ -392,13 +446,13 @@ fn a_node_that_is_no_more_has_nobody_in_a_room() {
 /// A room that is watched on a node of many, which has begun, and what the other is to be told.
 fn watched_room_of_many(board: &mut Board, now: Micros) -> (Arc<Scope>, Vec<Note>) {
     let scope = room();
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     board.follow(&scope);
     board.seed_here(&scope, 0, vec!["ann".into()]);
     let notes = board.notes(now);
     fill(board, &scope, |_| found(&[("", true, 1)]));
     board
-        .answer(&scope, reader(1), None, 1, &mut |_| {})
+        .answer(&scope, reader(1), None, (NOW, 1), &mut |_| {})
         .unwrap();
     board.begin(&scope, reader(1), &mut |_| {});
     (scope, notes)
@@ -414,7 +468,7 @@ fn a_room_is_not_complete_until_it_is_known_which_nodes_there_are() {
     board.distrust(1);
     board.ask_again(at(500));
     board.know_nodes(&[], at(400));
-    board.trust();
+    board.trust(board.doubt());
     for (_, change) in flush(&mut board) {
         assert_eq!(change["stale"], true, "{change}");
     }
@@ -472,7 +526,7 @@ fn a_node_does_not_say_who_is_in_a_room_before_all_its_shards_have() {
     assert!(!board.is_in_doubt(&scope) && board.follows[&scope].is_in(&"bob".into()));
     // Nor is its own picture complete before that.
     let mut alone = Board::new(3, 2);
-    alone.watch(&scope, reader(1)).unwrap();
+    alone.watch(&scope, reader(1), NOW).unwrap();
     alone.follow(&scope);
     alone.know_nodes(&[], now);
     alone.seed_here(&scope, 0, Vec::new());
@@ -534,9 +588,8 @@ struct World {
     stream: VecDeque<Edge>,
     /// Questions that were asked, with what was true then.
     asked: Vec<(Question, Vec<UserPresence>)>,
-    /// Edges were lost since the last round of questions began.
-    has_lost: bool,
-    is_checking: bool,
+    /// The doubt because of which they were.
+    checking: Option<u64>,
 }
 
 impl World {
@@ -550,8 +603,7 @@ impl World {
             rev: 0,
             stream: VecDeque::new(),
             asked: Vec::new(),
-            has_lost: false,
-            is_checking: false,
+            checking: None,
         }
     }
 
@@ -584,7 +636,7 @@ impl World {
     fn ask(&mut self, index: usize) {
         let scope = users(&NAMES);
         let who = reader(self.clients[index].socket);
-        self.board.watch(&scope, who).unwrap();
+        self.board.watch(&scope, who, NOW).unwrap();
         let unknown = self.board.unknown(&scope);
         let question = self.board.ask(None, unknown);
         let answers: Vec<_> = (question.users.iter())
@@ -595,7 +647,7 @@ impl World {
         let after = place.as_ref().map(|(epoch, rev)| (&**epoch, *rev));
         let mut posts = Posts::new();
         let mut post = |post: Post<'_>| keep(&mut posts, &post);
-        let answer = self.board.answer(&scope, who, after, 1, &mut post);
+        let answer = self.board.answer(&scope, who, after, (NOW, 1), &mut post);
         let answer = answer.unwrap();
         self.board.begin(&scope, who, &mut post);
         self.post(posts);
@@ -644,12 +696,10 @@ impl World {
                 // Lost; the node knows only that.
                 if self.stream.pop_front().is_some() {
                     self.board.distrust(1);
-                    self.has_lost = true;
                 }
             }
             7 => {
-                self.is_checking = true;
-                self.has_lost = false;
+                self.checking = Some(self.board.doubt());
                 let questions = self.board.questions(2);
                 let truth = |question: &Question| {
                     let all = question.users.iter();
@@ -666,9 +716,9 @@ impl World {
                 if let Some((question, found)) = self.asked.pop() {
                     self.board.learn(&question, &found);
                 }
-                if self.asked.is_empty() && self.is_checking && !self.has_lost {
-                    self.is_checking = false;
-                    self.board.trust();
+                if let Some(doubt) = self.checking.filter(|_| self.asked.is_empty()) {
+                    self.checking = None;
+                    self.board.trust(doubt);
                 }
             }
             9 if self.clients.len() < 4 => {
@@ -683,7 +733,7 @@ impl World {
             11 if which.is_multiple_of(8) => {
                 self.runs += 1;
                 self.board = Board::new(self.runs, 1);
-                (self.has_lost, self.is_checking) = (false, false);
+                self.checking = None;
                 self.asked.clear();
                 self.stream.clear();
                 (0..self.clients.len()).for_each(|index| self.reconnect(index));
@@ -771,7 +821,7 @@ proptest! {
         let mut now = Micros::ZERO;
         let mut nodes: Vec<Board> = (0..3).map(|run| Board::new(run, 1)).collect();
         for board in &mut nodes {
-            board.watch(&scope, reader(1)).unwrap();
+            board.watch(&scope, reader(1), NOW).unwrap();
             board.follow(&scope);
             board.seed_here(&scope, 0, Vec::new());
         }
@@ -820,7 +870,7 @@ fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
     let scope = room();
     let at = |seconds: u64| Micros(seconds * 1_000_000);
     let (mut watching, mut speaking) = (Board::new(0, 1), Board::new(1, 1));
-    watching.watch(&scope, reader(1)).unwrap();
+    watching.watch(&scope, reader(1), NOW).unwrap();
     watching.follow(&scope);
     watching.seed_here(&scope, 0, Vec::new());
     let tell = |watching: &mut Board, speaking: &mut Board, now: Micros, is_lost: bool| {
@@ -857,10 +907,10 @@ fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
 fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     fill(&mut board, &scope, |_| found(&[("", true, 5)]));
     board
-        .answer(&scope, reader(1), None, 9, &mut |_| {})
+        .answer(&scope, reader(1), None, (NOW, 9), &mut |_| {})
         .unwrap();
     board.begin(&scope, reader(1), &mut |_| {});
     // Said by a master whose last moments are lost with it.
@@ -870,7 +920,7 @@ fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
     flush(&mut board);
     let question = board.ask(None, vec!["ann".into()]);
     board.learn(&question, &[found(&[("", true, 5)])]);
-    board.trust();
+    board.trust(board.doubt());
     let posts = flush(&mut board);
     let (_, change) = posts.last().unwrap();
     assert_eq!(change["users"][0]["online"], true, "{change}");
@@ -884,7 +934,7 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
     board.distrust(9);
     flush(&mut board);
     board.note(&scope, 0, &"ann".into(), true);
-    board.trust();
+    board.trust(board.doubt());
     for (_, change) in flush(&mut board) {
         assert_eq!(change["stale"], true, "{change}");
     }
@@ -900,12 +950,12 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
 fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alone() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     // Their record was lost when it was asked for.
     fill(&mut board, &scope, |_| found(&[]));
     let mut nobody = |_: Post<'_>| {};
     let picture = board
-        .answer(&scope, reader(1), None, 9, &mut nobody)
+        .answer(&scope, reader(1), None, (NOW, 9), &mut nobody)
         .unwrap();
     assert!(!picture.users[0].online);
     board.begin(&scope, reader(1), &mut nobody);
@@ -924,13 +974,13 @@ fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alon
 fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
     let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
-    board.watch(&scope, reader(1)).unwrap();
+    board.watch(&scope, reader(1), NOW).unwrap();
     assert!(board.is_unknown(&scope));
     fill(&mut board, &scope, |_| found(&[("", true, 5)]));
     assert!(!board.is_unknown(&scope));
     board.all_asked(&scope, 90);
     let as_of = |board: &mut Board, reached: u64| {
-        let answer = board.answer(&scope, reader(1), None, reached, &mut |_| {});
+        let answer = board.answer(&scope, reader(1), None, (NOW, reached), &mut |_| {});
         answer.unwrap().as_of
     };
     assert_eq!(as_of(&mut board, 80), 90, "everybody was asked about since");
@@ -939,8 +989,122 @@ fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
     board.begin(&scope, reader(1), &mut |_| {});
     board.hear(&[edge("ann", "", false, 8)]);
     let mut posts = Posts::new();
-    board.flush(110, &mut |post| keep(&mut posts, &post));
+    board.flush(NOW, 110, &mut |post| keep(&mut posts, &post));
     assert_eq!(posts[0].1["asOf"], 110);
     board.distrust(70);
     assert_eq!(as_of(&mut board, 120), 70);
+}
+
+#[test]
+fn whoever_watches_what_is_still_being_asked_about_waits_for_that_as_well() {
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann"]);
+    assert_eq!(board.watch(&scope, reader(1), NOW), Ok(true));
+    // A turn comes before anybody was asked about.
+    assert!(flush(&mut board).is_empty());
+    assert_eq!(board.watch(&scope, reader(2), NOW), Ok(true));
+    assert_eq!(board.unknown(&scope), ["ann".into()]);
+    fill(&mut board, &scope, |_| found(&[("", true, 5)]));
+    for who in [reader(1), reader(2)] {
+        let answer = board.answer(&scope, who, None, (NOW, 1), &mut |_| {});
+        assert_eq!(answer.unwrap().users.len(), 1);
+    }
+    assert_eq!(board.watch(&scope, reader(3), NOW), Ok(false));
+}
+
+#[test]
+fn what_a_change_costs_grows_as_those_who_watch_the_user_do_and_no_faster() {
+    // Each watches a list of their own, in which all have the same user.
+    let spent = |watchers: u32| {
+        let mut board = Board::new(7, 1);
+        for number in 0..watchers {
+            let own = (0..9).map(|own| Arc::from(format!("u{number}-{own}")));
+            let list = own.chain([Arc::from("support")]);
+            let scope = Arc::new(Scope::users(None, list));
+            watched(&mut board, &scope, reader(number));
+        }
+        let mut told = 0;
+        let begun = std::time::Instant::now();
+        for rev in 1..=4 {
+            board.hear(&[edge("support", "", rev % 2 == 1, rev)]);
+            board.flush(NOW, 1, &mut |post| told += post.readers.len());
+        }
+        assert_eq!(told, watchers as usize * 4);
+        begun.elapsed()
+    };
+    let few = (0..3).map(|_| spent(500)).min().unwrap();
+    let many = spent(10_000);
+    // Twenty times as many: with each compared with each, it is four hundred times as much.
+    assert!(many < few * 100, "{few:?} for 500, {many:?} for 10 000");
+}
+
+#[test]
+fn what_is_lost_while_everybody_is_asked_about_is_asked_about_again() {
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann", "bob"]);
+    watched(&mut board, &scope, reader(1));
+    board.distrust(1);
+    let (doubt, questions) = (board.doubt(), board.questions(1));
+    board.learn(&questions[0], &[found(&[])]);
+    // A change of who was asked about already is lost.
+    board.distrust(2);
+    board.learn(&questions[1], &[found(&[])]);
+    board.trust(doubt);
+    assert_eq!(board.distrusted(), Some(1));
+    let (doubt, questions) = (board.doubt(), board.questions(2));
+    board.learn(&questions[0], &[found(&[]), found(&[])]);
+    board.trust(doubt);
+    assert_eq!(board.distrusted(), None);
+}
+
+#[test]
+fn a_change_that_is_too_large_to_keep_is_seen_to_be_missing() {
+    let mut board = Board::new(7, 1);
+    let names: Vec<String> = (0..600).map(|id| format!("{id:0100}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let scope = users(&names);
+    let first = watched(&mut board, &scope, reader(1));
+    let goes_on = |board: &mut Board, who, rev| {
+        let after = Some((&*first.epoch, rev));
+        board.watch(&scope, who, NOW).unwrap();
+        let answer = board.answer(&scope, who, after, (NOW, 1), &mut |_| {});
+        answer.unwrap()
+    };
+    let answer = goes_on(&mut board, reader(2), 0);
+    assert_eq!((answer.recovered, answer.rev), (true, 0));
+    // All come between the answer and what follows it.
+    let edges: Vec<Edge> = names.iter().map(|name| edge(name, "", true, 5)).collect();
+    board.hear(&edges);
+    assert_eq!(flush(&mut board).len(), 1);
+    let mut posts = Posts::new();
+    board.begin(&scope, reader(2), &mut |post| keep(&mut posts, &post));
+    posts.sort_by_key(|(who, _)| who.0.conn.slot.0);
+    let told: Vec<_> = (posts.iter())
+        .map(|(who, change)| (*who, change["rev"].as_u64().unwrap()))
+        .collect();
+    // For who follows it is the next one; who was answered sees a hole.
+    assert_eq!(told, [(reader(1), 2), (reader(2), 2)]);
+    assert_eq!(posts[1].1["users"], serde_json::json!([]));
+    let again = goes_on(&mut board, reader(2), 0);
+    assert_eq!((again.recovered, again.users.len()), (false, 600));
+    assert!(goes_on(&mut board, reader(1), 2).recovered);
+}
+
+#[test]
+fn what_ends_while_it_rests_makes_place_for_others_that_rest() {
+    let mut board = Board::new(7, 1);
+    let scope = room();
+    watched_room(&mut board, &["ann"]);
+    board.gone(reader(1), NOW);
+    assert_eq!(board.resting, 1);
+    for number in 0..MAX_IN_ROOM {
+        board.note(&scope, 0, &Arc::from(format!("u{number}")), true);
+    }
+    while let Some(question) = board.next_question(100) {
+        let all = vec![found(&[("", true, 1)]); question.users.len()];
+        board.learn(&question, &all);
+    }
+    flush(&mut board);
+    assert!(board.logs.is_empty());
+    assert_eq!(board.resting, 0);
 }

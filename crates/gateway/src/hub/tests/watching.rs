@@ -257,6 +257,26 @@ fn what_is_watched_has_bounds_and_counts_as_an_event() {
 }
 
 #[test]
+fn each_user_who_is_watched_counts_as_an_event_and_a_room_as_ten() {
+    let users = json!({ "users": (0..10).map(|id| id.to_string()).collect::<Vec<_>>() });
+    // A room that may not be joined costs as much, as does one of too many.
+    for (watch, code) in [
+        (users, ""),
+        (json!({ "room": "a" }), ""),
+        (json!({ "room": "c" }), "FORBIDDEN"),
+    ] {
+        let limited = config_with(|root| root.limits.events = Some(Limit::per(20, 600)));
+        let mut world = World::new(limited);
+        let mut ann = Watcher::new(&mut world, "user=ann rooms=a", true);
+        for expected in [code, code, "RATE_LIMITED"] {
+            let answer = ann.ask(&mut world, "presence:watch", watch.clone());
+            let found = answer["code"].as_str().unwrap_or_default();
+            assert_eq!(found, expected, "{watch}");
+        }
+    }
+}
+
+#[test]
 fn who_asks_about_users_hears_until_when_nothing_is_missing() {
     let mut world = World::new(announced());
     let mut ann = Watcher::new(&mut world, "user=ann", false);
@@ -346,6 +366,25 @@ struct Elsewhere {
     node: Option<Arc<dyn Node>>,
     /// What this one has said to them.
     said: Vec<String>,
+    /// About whom it was asked.
+    asked: Vec<String>,
+}
+
+/// Another node answers what was said to it: these are in a room there.
+fn answer_from_elsewhere(elsewhere: &Mutex<Elsewhere>, users: &[Arc<str>]) {
+    let now = Micros::ZERO + seconds(9);
+    let mut other = Board::new(2, 1);
+    let Elsewhere { said, node, .. } = elsewhere.lock().unwrap().clone();
+    for said in said {
+        let (from, note): (u32, Note) = serde_json::from_str(&said).unwrap();
+        if let Some(scope) = other.noted(from, note, now) {
+            other.seed_here(&scope, 0, users.to_vec());
+        }
+    }
+    for note in other.notes(now) {
+        let message = Message::new("presence:watched", &json!([2, note]).to_string());
+        node.as_ref().unwrap().deliver(&Target::Nodes, message);
+    }
 }
 
 struct OneOfMany {
@@ -406,6 +445,8 @@ impl Backplane for OneOfMany {
         let Elsewhere {
             is_trusted, rev, ..
         } = self.elsewhere();
+        let mut elsewhere = self.elsewhere.lock().unwrap();
+        elsewhere.asked.extend(users.iter().cloned());
         let found = users.into_iter().map(|user_id| UserPresence {
             user_id,
             online: false,
@@ -485,19 +526,7 @@ fn a_room_is_complete_when_the_nodes_that_were_unknown_at_first_have_said_who_is
         "the other node has not answered"
     );
     // It does.
-    let now = Micros::ZERO + seconds(9);
-    let mut other = Board::new(2, 1);
-    let Elsewhere { said, node, .. } = elsewhere.lock().unwrap().clone();
-    for said in said {
-        let (from, note): (u32, Note) = serde_json::from_str(&said).unwrap();
-        if let Some(scope) = other.noted(from, note, now) {
-            other.seed_here(&scope, 0, vec!["bob".into()]);
-        }
-    }
-    for note in other.notes(now) {
-        let message = Message::new("presence:watched", &json!([2, note]).to_string());
-        node.as_ref().unwrap().deliver(&Target::Nodes, message);
-    }
+    answer_from_elsewhere(&elsewhere, &["bob".into()]);
     let changes = ann.changes(&mut world);
     assert_eq!(states(changes.last().unwrap()), [("bob".into(), false)]);
     assert!(
@@ -549,4 +578,43 @@ fn a_picture_says_until_when_changes_have_come() {
     world.gateway.shared.watches.heard(&[edge]);
     let changes = ann.changes(&mut world);
     assert_eq!(as_of(&changes[0]), until);
+}
+
+#[test]
+fn a_room_of_too_many_costs_other_nodes_one_answer_however_often_it_is_asked_for() {
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        is_trusted: true,
+        nodes: Some(vec![2]),
+        ..Elsewhere::default()
+    });
+    let mut ann = Watcher::new(&mut world, "user=ann rooms=a", true);
+    let watch = json!({ "room": "a" });
+    ann.client.says(&emit(true, "presence:watch", &watch));
+    world.run(ms(20));
+    let many: Vec<Arc<str>> = (0..=1_000).map(|id| id.to_string().into()).collect();
+    answer_from_elsewhere(&elsewhere, &many);
+    world.run(ms(20));
+    let refused = ann.client.hears().concat();
+    assert!(refused.contains("TOO_LARGE"), "{refused}");
+    let wanted = || {
+        let mut elsewhere = elsewhere.lock().unwrap();
+        assert_eq!(elsewhere.asked, [""; 0], "they are too many to ask about");
+        let said = std::mem::take(&mut elsewhere.said);
+        said.iter().filter(|note| note.contains("Wanted")).count()
+    };
+    assert_eq!(wanted(), 1);
+    for _ in 0..5 {
+        let again = ann.ask(&mut world, "presence:watch", watch.clone());
+        assert_eq!(again["code"], "TOO_LARGE");
+        world.run(seconds(1));
+    }
+    assert_eq!(wanted(), 0);
+    // Some seconds later it may be another matter.
+    world.run(seconds(10));
+    ann.client.says(&emit(true, "presence:watch", &watch));
+    world.run(ms(20));
+    answer_from_elsewhere(&elsewhere, &["bob".into()]);
+    world.run(ms(20));
+    let heard = ann.client.hears().concat();
+    assert!(heard.contains(r#""userId":"bob""#), "{heard}");
 }
