@@ -469,7 +469,8 @@ impl Backplane for Side {
             let (mut luck, pace) = {
                 let mut names = users.clone();
                 names.sort();
-                (locked().luck((&tenant, names)), locked().pace)
+                let cluster = locked();
+                (cluster.luck((&tenant, names)), cluster.pace)
             };
             pause(luck.below(pace.answers / 2 + 1)).await;
             let found: Vec<UserPresence> = {

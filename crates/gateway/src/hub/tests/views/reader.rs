@@ -67,8 +67,8 @@ pub(super) struct Reader {
     pending: BTreeMap<u64, Pending>,
     rooms: BTreeSet<usize>,
     mirrors: BTreeMap<Subject, Mirror>,
-    /// The greatest number that it was told of a user.
-    revs: BTreeMap<String, u64>,
+    /// The greatest number that it was told of a user, where it watches the same.
+    revs: BTreeMap<(Subject, String), u64>,
 }
 
 /// What a client was told.
@@ -377,7 +377,7 @@ impl Reader {
         for user in said["users"].as_array().unwrap() {
             let id = user["userId"].as_str().unwrap();
             let (online, rev) = (user["online"] == true, user["rev"].as_u64().unwrap());
-            let last = self.revs.entry(id.to_owned()).or_default();
+            let last = self.revs.entry((subject, id.to_owned())).or_default();
             // Nothing is known of who could not be asked about.
             assert!(rev >= *last || rev == 0, "{id} goes back from {last}: {said}");
             *last = rev.max(*last);
