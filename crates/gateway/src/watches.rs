@@ -56,6 +56,23 @@ pub(crate) struct Watches {
     kept: Mutex<Auditor>,
 }
 
+/// A reader that waits for its answer. Who is not answered, as what asked for it has ended or was
+/// given up, does not watch.
+struct Waiting<'a> {
+    watches: &'a Watches,
+    scope: &'a Arc<Scope>,
+    reader: SocketAddress,
+    is_answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.watches.unwatch(self.scope, self.reader);
+        }
+    }
+}
+
 impl Watches {
     pub(crate) fn new(fanout: Arc<Fanout>, clock: Clock) -> Watches {
         Watches {
@@ -81,6 +98,12 @@ impl Watches {
             .store(board.has_readers(), Ordering::Relaxed);
         self.is_idle.store(board.is_empty(), Ordering::Relaxed);
         done
+    }
+
+    /// Whether anybody watches anything.
+    #[cfg(test)]
+    pub(crate) fn has_readers(&self) -> bool {
+        self.has_readers.load(Ordering::Relaxed)
     }
 
     fn unix_millis(&self) -> u64 {
@@ -216,6 +239,12 @@ impl Watches {
         let now = self.clock.now();
         let is_new = self.locked(|board| board.watch(&scope, reader, now))?;
         self.work.notify_one();
+        let mut waiting = Waiting {
+            watches: self,
+            scope: &scope,
+            reader,
+            is_answered: false,
+        };
         if is_new {
             self.fill(&scope).await;
         }
@@ -226,10 +255,9 @@ impl Watches {
             }
             board.answer(&scope, reader, after, at, &mut self.poster())
         });
-        let Ok(answer) = answer else {
-            self.locked(|board| board.unwatch(&scope, reader, self.clock.now()));
-            return answer;
-        };
+        let answer = answer?;
+        waiting.is_answered = true;
+        drop(waiting);
         // It is worked off behind the answer, which is in the mailbox by then.
         let to = reader;
         let op = WatchOp::Begin { to, scope };
@@ -239,7 +267,8 @@ impl Watches {
 
     /// A reader has been answered.
     pub(crate) fn begin(&self, scope: &Arc<Scope>, reader: SocketAddress) {
-        self.locked(|board| board.begin(scope, reader, &mut self.poster()));
+        let now = self.clock.now();
+        self.locked(|board| board.begin(scope, reader, now, &mut self.poster()));
     }
 
     /// Ends a watch; whether there was one.
@@ -341,17 +370,19 @@ impl Watches {
         asked.collect()
     }
 
-    /// Asks the backplane. False: it does not know for certain.
+    /// Asks the backplane. False: it knows nothing for certain.
     async fn ask(&self, question: &Question) -> bool {
         let users = question.users.iter().map(ToString::to_string).collect();
         let backplane = &self.fanout.backplane;
         let found = backplane.presence(question.tenant.clone(), users).await;
-        self.locked(|board| board.learn(question, &found));
-        let is_certain = found.iter().all(|user| !user.stale);
-        if !is_certain {
-            self.locked(|board| board.distrust(self.reached()));
-        }
-        is_certain
+        let (is_trusted, reached) = (backplane.is_trusted(), self.reached());
+        self.locked(|board| {
+            board.learn(question, &found, reached);
+            if !is_trusted {
+                board.distrust(reached);
+            }
+        });
+        found.iter().any(|user| !user.stale)
     }
 
     // --- what is told ----------------------------------------------------
@@ -428,10 +459,12 @@ impl Watches {
         });
         self.know_nodes().await;
         for question in self.locked(|board| board.questions(ASKED)) {
-            if !self.ask(&question).await {
+            self.ask(&question).await;
+            if !self.fanout.backplane.is_trusted() {
                 return;
             }
         }
+        // Of whom it did not know for certain is asked again, and only of them.
         if self.fanout.backplane.is_trusted() {
             self.locked(|board| board.trust(doubt));
         }
@@ -446,6 +479,20 @@ impl Watches {
         let kept = audited(&self.kept).wrong();
         wrong.push(("kept", kept.iter().map(|(_, seconds)| seconds).sum()));
         wrong
+    }
+
+    /// Asks again about those of whom the backplane did not know for certain.
+    async fn ask_again(&self) {
+        if self.locked(|board| board.distrusted().is_some()) {
+            return;
+        }
+        let now = self.clock.now();
+        for question in self.locked(|board| board.doubtful(ASKED, now)) {
+            if !self.ask(&question).await {
+                // It has to do with too much: the others wait as well.
+                return;
+            }
+        }
     }
 
     /// Compares what the backplane keeps of users with what there is, if it is time.
@@ -487,9 +534,10 @@ impl Watches {
         if confirmed.is_empty() {
             return;
         }
+        let reached = self.reached();
         self.locked(|board| {
             for (question, found) in &answers {
-                board.learn(question, found);
+                board.learn(question, found, reached);
             }
         });
         self.work.notify_one();
@@ -497,6 +545,7 @@ impl Watches {
 
     async fn turn(&self) {
         self.look().await;
+        self.ask_again().await;
         while let Some(question) = self.locked(|board| board.next_question(ASKED)) {
             self.ask(&question).await;
         }

@@ -25,7 +25,11 @@ impl Hub {
                 scope,
                 publication,
             } => self.watched(engine, &to, &scope, &publication),
-            WatchOp::Begin { to, scope } => self.shared.watches.begin(&scope, to),
+            WatchOp::Begin { to, scope } => match self.locate(engine, &to) {
+                Some(_) => self.shared.watches.begin(&scope, to),
+                // It ended before it was known to watch anything.
+                None => self.shared.watches.gone(to),
+            },
             WatchOp::Follow { scope, reply } => {
                 self.follow(&scope);
                 let _ = reply.send(());

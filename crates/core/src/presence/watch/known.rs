@@ -31,6 +31,8 @@ pub(super) struct Register {
     pub(super) last_seen: Option<u64>,
     /// It was asked about.
     pub(super) is_asked: bool,
+    /// The last answer was not to be believed: since when, Unix milliseconds.
+    pub(super) doubted: Option<u64>,
     /// The numbers of the logs that want to know.
     pub(super) logs: HashSet<u64>,
 }

@@ -96,6 +96,9 @@ pub(super) struct Log {
     pub(super) users: HashMap<Arc<str>, Shown>,
     /// Users of whom something may be different.
     pub(super) changed: HashSet<Arc<str>>,
+    /// Users of whom what was answered last is not to be believed, and since when, Unix
+    /// milliseconds.
+    pub(super) doubtful: HashMap<Arc<str>, u64>,
     /// What readers were told of it.
     pub(super) stale: bool,
     pub(super) recent: Recent,
@@ -227,6 +230,7 @@ impl Log {
             rev: 0,
             users: HashMap::new(),
             changed: HashSet::new(),
+            doubtful: HashMap::new(),
             stale: false,
             recent: Recent::default(),
             readers: HashMap::new(),
@@ -259,16 +263,60 @@ impl Log {
         self.users.retain(|user, is| {
             if !is.is_in {
                 *shown -= 1;
+                self.doubtful.remove(user);
                 forgotten.push(user.clone());
             }
             is.is_in
         });
     }
 
-    /// Until when nothing is missing: what was said once stays true, unless it is
+    /// Has a user as they are now, in doubt or not: what is to be told of that, and whether the user
+    /// is of no interest any more.
+    pub(super) fn show(
+        &mut self,
+        user: &Arc<str>,
+        is_now: Shown,
+        doubted: Option<u64>,
+    ) -> (Option<Watched>, bool) {
+        let is_room = self.scope.room_name().is_some();
+        let before = self.users.get(user);
+        let told = match before {
+            Some(before) if before.says(&is_now) => None,
+            None if !is_now.is_in => None,
+            _ => Some(is_now.watched(user, is_room)),
+        };
+        // Who left a room and is online is of interest until the end of that.
+        let is_over = match told {
+            Some(_) => is_room && !is_now.is_in && !is_now.online,
+            None => before.is_none(),
+        };
+        if is_over {
+            self.users.remove(user);
+        } else if told.is_some() {
+            self.users.insert(user.clone(), is_now);
+        }
+        self.doubt(user, doubted.filter(|_| !is_over));
+        (told, is_over)
+    }
+
+    /// Whether, and since when, a user is in doubt.
+    fn doubt(&mut self, user: &Arc<str>, since: Option<u64>) {
+        match since {
+            Some(since) => {
+                let first = self.doubtful.entry(user.clone()).or_insert(since);
+                *first = since.min(*first);
+            }
+            None => {
+                self.doubtful.remove(user);
+            }
+        }
+    }
+
+    /// Until when nothing is missing: what was said once stays true, unless all or a user is
     /// `distrusted` since some time.
     pub(super) fn reach(&mut self, as_of: u64, distrusted: Option<u64>) -> u64 {
-        self.as_of = distrusted.unwrap_or(self.as_of.max(as_of));
+        let since = self.doubtful.values().copied().chain(distrusted).min();
+        self.as_of = since.unwrap_or(self.as_of.max(as_of));
         self.as_of
     }
 

@@ -45,6 +45,8 @@ pub const MAX_IN_ROOM: usize = 1_000;
 const MAX_SHOWN: usize = 1_000_000;
 /// Rooms that a node follows, for itself and for others: a hundred bytes each on every node.
 const MAX_FOLLOWED: usize = 100_000;
+/// How often is asked again about those of whom an answer was not to be believed.
+const DOUBTS: Duration = Duration::from_millis(250);
 /// How often it is looked what is over.
 const EXPIRES: Duration = Duration::from_secs(1);
 /// How long a log is kept for who comes back: a change of the network, or a node's restart.
@@ -227,7 +229,10 @@ pub struct Board {
     resting: usize,
     /// Since when what is known is not to be believed, Unix milliseconds.
     distrusted: Option<u64>,
-    /// How often there was a reason for that.
+    /// Users of whom an answer was not to be believed, and when they are asked about again.
+    doubtful: HashSet<UserName>,
+    doubts_at: Micros,
+    /// How often there was a reason to distrust all.
     doubts: u64,
     /// How many users were looked at, of all in their order.
     looked_at: usize,
@@ -255,6 +260,8 @@ impl Board {
             shown: 0,
             resting: 0,
             distrusted: None,
+            doubtful: HashSet::new(),
+            doubts_at: Micros::ZERO,
             doubts: 0,
             looked_at: 0,
         }
@@ -430,8 +437,15 @@ impl Board {
         })
     }
 
-    /// A reader has been answered: what came since is told, and what comes.
-    pub fn begin(&mut self, scope: &Arc<Scope>, reader: SocketAddress, post: Poster<'_>) {
+    /// A reader has been answered: what came since is told, and what comes. If that cannot be, it
+    /// is told that its watch has ended.
+    pub fn begin(
+        &mut self,
+        scope: &Arc<Scope>,
+        reader: SocketAddress,
+        now: Micros,
+        post: Poster<'_>,
+    ) {
         let Some(log) = self.logs.get_mut(scope) else {
             return;
         };
@@ -443,16 +457,15 @@ impl Board {
         };
         *state = Reader::Follows;
         if !log.recent.reaches(rev, log.rev) {
-            // What came in between was too much to keep. The number after it, with nothing in it,
-            // shows the hole.
-            log.rev += 1;
-            let change = log.say(self.run, Vec::new(), log.as_of);
-            let readers = log.followers();
-            return post(Post {
+            // What came in between was too much to keep: it has to ask again.
+            let change = log.ending(self.run, "TIMEOUT");
+            post(Post {
                 scope,
                 change: &change,
-                readers: &readers,
+                readers: &[reader],
             });
+            self.unwatch(scope, reader, now);
+            return;
         }
         for change in log.recent.after(rev) {
             post(Post {
@@ -552,6 +565,7 @@ impl Board {
         if let Some(register) = self.users.get_mut(&name) {
             register.logs.remove(&id);
             if register.logs.is_empty() {
+                self.doubtful.remove(&name);
                 self.users.remove(&name);
             }
         }
@@ -638,11 +652,22 @@ impl Board {
 
     /// Questions about everybody who is watched, each of at most `max` users.
     pub fn questions(&mut self, max: usize) -> Vec<Question> {
-        let mut tenants: HashMap<Option<Arc<str>>, Vec<Arc<str>>> = HashMap::new();
-        for name in self.users.keys() {
-            let users = tenants.entry(name.tenant.clone()).or_default();
-            users.push(name.user.clone());
+        let tenants = by_tenant(self.users.keys());
+        self.ask_all(tenants, max)
+    }
+
+    /// The same about those of whom the last answer was not to be believed, if it is time. All
+    /// others are as they are.
+    pub fn doubtful(&mut self, max: usize, now: Micros) -> Vec<Question> {
+        if self.doubtful.is_empty() || now < self.doubts_at {
+            return Vec::new();
         }
+        self.doubts_at = now + DOUBTS;
+        let tenants = by_tenant(&self.doubtful);
+        self.ask_all(tenants, max)
+    }
+
+    fn ask_all(&mut self, tenants: ByTenant, max: usize) -> Vec<Question> {
         let mut questions = Vec::new();
         for (tenant, users) in tenants {
             let parts = users.chunks(max).map(<[_]>::to_vec);
@@ -652,8 +677,9 @@ impl Board {
     }
 
     /// The backplane's answer, in the order of the question. What was heard since it was asked
-    /// is not undone by what the answer does not mention.
-    pub fn learn(&mut self, question: &Question, found: &[UserPresence]) {
+    /// is not undone by what the answer does not mention. Of whom it is `stale`, what is known is
+    /// in doubt since then, `as_of` in Unix milliseconds.
+    pub fn learn(&mut self, question: &Question, found: &[UserPresence], as_of: u64) {
         for (user, found) in question.users.iter().zip(found) {
             let name = UserName {
                 tenant: question.tenant.clone(),
@@ -663,6 +689,7 @@ impl Board {
                 continue;
             };
             register.is_asked = true;
+            register.doubted = found.stale.then(|| register.doubted.unwrap_or(as_of));
             for one in &found.types {
                 let user_type = one.user_type.as_ref();
                 register.set(
@@ -689,6 +716,11 @@ impl Board {
             }
             for id in &register.logs {
                 self.logs.note(*id, user);
+            }
+            if found.stale {
+                self.doubtful.insert(name);
+            } else {
+                self.doubtful.remove(&name);
             }
         }
     }
@@ -790,43 +822,33 @@ impl Board {
         let stale = self.distrusted.is_some()
             || follow.is_some_and(|follow| follow.is_in_doubt(self.shards));
         let (mut told, mut forgotten) = (Vec::new(), Vec::new());
+        let shown = log.users.len();
         for user in std::mem::take(&mut log.changed) {
-            let is_in = follow.map(|follow| follow.is_in(&user));
             let register = self.users.get(&name(scope, &user));
             let Some(register) = register.filter(|register| register.is_asked) else {
                 // Told once it is known.
                 log.changed.insert(user);
                 continue;
             };
-            let is_in = is_in.unwrap_or(!is_room);
             let is_now = Shown {
                 online: register.online(),
                 rev: register.rev,
                 last_seen: register.last_seen,
-                is_in,
+                is_in: follow.map_or(!is_room, |follow| follow.is_in(&user)),
             };
-            let before = log.users.get(&user);
-            if before.is_some_and(|before| before.says(&is_now)) || (before.is_none() && !is_in) {
-                if before.is_none() {
-                    forgotten.push(user);
-                }
-                continue;
-            }
-            told.push(is_now.watched(&user, is_room));
-            // Who left a room and is online is of interest until the end of that.
-            if is_room && !is_in && !is_now.online {
-                self.shown -= usize::from(log.users.remove(&user).is_some());
+            let (is_told, is_over) = log.show(&user, is_now, register.doubted);
+            told.extend(is_told);
+            if is_over {
                 forgotten.push(user);
-            } else {
-                self.shown += usize::from(log.users.insert(user, is_now).is_none());
             }
         }
+        self.shown = self.shown + log.users.len() - shown;
         if log.users.len() > MAX_IN_ROOM && is_room {
             log.drop_who_left(&mut forgotten, &mut self.shown);
         }
         let is_too_much = is_room && log.users.len() > MAX_IN_ROOM;
         // Whoever is in a room again, and was not asked about yet, is missing in it.
-        let stale = stale || (log.stale && !log.changed.is_empty());
+        let stale = stale || !log.doubtful.is_empty() || (log.stale && !log.changed.is_empty());
         let is_new = !std::mem::replace(&mut log.is_full, true);
         let was_stale = std::mem::replace(&mut log.stale, stale);
         if !is_new && (!told.is_empty() || was_stale != stale) {
@@ -880,6 +902,18 @@ impl Board {
         let log = self.logs.get(scope)?;
         Some(log.ending(self.run, why))
     }
+}
+
+/// Users of each tenant.
+type ByTenant = HashMap<Option<Arc<str>>, Vec<Arc<str>>>;
+
+fn by_tenant<'a>(names: impl IntoIterator<Item = &'a UserName>) -> ByTenant {
+    let mut tenants = ByTenant::new();
+    for name in names {
+        let users = tenants.entry(name.tenant.clone()).or_default();
+        users.push(name.user.clone());
+    }
+    tenants
 }
 
 #[cfg(test)]

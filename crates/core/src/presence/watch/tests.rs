@@ -90,7 +90,7 @@ fn fill(board: &mut Board, scope: &Arc<Scope>, found: impl Fn(&str) -> UserPrese
     let unknown = board.unknown(scope);
     let question = board.ask(None, unknown);
     let answers: Vec<UserPresence> = question.users.iter().map(|user| found(user)).collect();
-    board.learn(&question, &answers);
+    board.learn(&question, &answers, 1);
 }
 
 /// Watches from now on; what the reader is told first.
@@ -100,7 +100,7 @@ fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer 
     let answer = board
         .answer(scope, who, None, (NOW, 1), &mut |_| {})
         .unwrap();
-    board.begin(scope, who, &mut |_| {});
+    board.begin(scope, who, NOW, &mut |_| {});
     answer
 }
 
@@ -123,7 +123,7 @@ fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
     board.hear(&[edge("bob", "", true, 6)]);
     assert!(flush(&mut board).is_empty());
     let mut posts = Posts::new();
-    board.begin(&scope, reader(1), &mut |post| keep(&mut posts, &post));
+    board.begin(&scope, reader(1), NOW, &mut |post| keep(&mut posts, &post));
     board.hear(&[edge("ann", "", false, 7), edge("eve", "", true, 8)]);
     posts.extend(flush(&mut board));
     let changes: Vec<(u64, &str, bool)> = (posts.iter())
@@ -219,7 +219,7 @@ fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
     assert!(answer.recovered && answer.users.is_empty());
     assert_eq!((answer.rev, answer.head), (0, 1));
     let mut posts = Posts::new();
-    board.begin(&scope, reader(2), &mut |post| keep(&mut posts, &post));
+    board.begin(&scope, reader(2), NOW, &mut |post| keep(&mut posts, &post));
     assert_eq!((posts.len(), &posts[0].1["rev"]), (1, &Value::from(1)));
     for (epoch, rev) in [("else", 0), (&*first.epoch, 2)] {
         assert!(!again(&mut board, epoch, rev).recovered);
@@ -241,7 +241,7 @@ fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
         let after = Some((&*first.epoch, 0));
         let answer = board.answer(&scope, reader(1), after, (NOW, 1), &mut |_| {});
         goes_on.push(answer.unwrap().recovered);
-        board.begin(&scope, reader(1), &mut |_| {});
+        board.begin(&scope, reader(1), NOW, &mut |_| {});
     }
     assert!(goes_on[255] && !goes_on[256]);
     assert!(goes_on.iter().rposition(|goes_on| *goes_on) == Some(255));
@@ -306,7 +306,7 @@ fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
     let questions = board.questions(100);
     board.hear(&[edge("ann", "", true, 5)]);
     // What was heard since is not undone by an answer that does not mention it.
-    board.learn(&questions[0], &[found(&[])]);
+    board.learn(&questions[0], &[found(&[])], 1);
     board.trust(board.doubt());
     let posts = flush(&mut board);
     assert_eq!(posts.len(), 1);
@@ -314,7 +314,7 @@ fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
     assert_eq!(posts[0].1["users"][0]["online"], true);
     // And one that was asked later tells of what was forgotten.
     let questions = board.questions(100);
-    board.learn(&questions[0], &[found(&[])]);
+    board.learn(&questions[0], &[found(&[])], 1);
     assert_eq!(flush(&mut board)[0].1["users"][0]["online"], false);
 }
 
@@ -328,7 +328,7 @@ fn watched_room(board: &mut Board, members: &[&str]) -> Answer {
     board.know_nodes(&[], Micros::ZERO);
     fill(board, &scope, |_| found(&[("", true, 1)]));
     let answer = board.answer(&scope, reader(1), None, (NOW, 1), &mut |_| {});
-    board.begin(&scope, reader(1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     answer.unwrap()
 }
 
@@ -352,7 +352,7 @@ fn of_a_room_it_is_told_who_comes_who_leaves_and_who_goes() {
     board.note(&scope, 0, &Arc::from("cid"), true);
     assert!(flush(&mut board).is_empty(), "it is asked first");
     let question = board.next_question(100).unwrap();
-    board.learn(&question, &[found(&[("", true, 3)])]);
+    board.learn(&question, &[found(&[("", true, 3)])], 1);
     assert_eq!(flush(&mut board)[0].1["users"][0]["userId"], "cid");
 }
 
@@ -366,7 +366,7 @@ fn a_room_of_too_many_is_not_watched_any_more() {
     }
     while let Some(question) = board.next_question(100) {
         let all = vec![found(&[("", true, 1)]); question.users.len()];
-        board.learn(&question, &all);
+        board.learn(&question, &all, 1);
     }
     let posts = flush(&mut board);
     assert_eq!(posts.last().unwrap().1["ended"], "TOO_LARGE");
@@ -402,7 +402,7 @@ fn that_too_many_are_in_a_room_is_found_before_they_are_asked_about_and_remember
     }
     while let Some(question) = board.next_question(100) {
         let all = vec![found(&[("", true, 1)]); question.users.len()];
-        board.learn(&question, &all);
+        board.learn(&question, &all, 1);
     }
     board.flush(at(5), 1, &mut |_| {});
     let again = |board: &mut Board, now| board.watch(&scope, reader(1), now);
@@ -454,7 +454,7 @@ fn watched_room_of_many(board: &mut Board, now: Micros) -> (Arc<Scope>, Vec<Note
     board
         .answer(&scope, reader(1), None, (NOW, 1), &mut |_| {})
         .unwrap();
-    board.begin(&scope, reader(1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     (scope, notes)
 }
 
@@ -642,14 +642,14 @@ impl World {
         let answers: Vec<_> = (question.users.iter())
             .map(|user| self.look_up(user))
             .collect();
-        self.board.learn(&question, &answers);
+        self.board.learn(&question, &answers, 1);
         let place = self.clients[index].place.clone();
         let after = place.as_ref().map(|(epoch, rev)| (&**epoch, *rev));
         let mut posts = Posts::new();
         let mut post = |post: Post<'_>| keep(&mut posts, &post);
         let answer = self.board.answer(&scope, who, after, (NOW, 1), &mut post);
         let answer = answer.unwrap();
-        self.board.begin(&scope, who, &mut post);
+        self.board.begin(&scope, who, NOW, &mut post);
         self.post(posts);
         let client = &mut self.clients[index];
         if !answer.recovered {
@@ -714,7 +714,7 @@ impl World {
             }
             8 => {
                 if let Some((question, found)) = self.asked.pop() {
-                    self.board.learn(&question, &found);
+                    self.board.learn(&question, &found, 1);
                 }
                 if let Some(doubt) = self.checking.filter(|_| self.asked.is_empty()) {
                     self.checking = None;
@@ -912,14 +912,14 @@ fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
     board
         .answer(&scope, reader(1), None, (NOW, 9), &mut |_| {})
         .unwrap();
-    board.begin(&scope, reader(1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     // Said by a master whose last moments are lost with it.
     board.hear(&[edge("ann", "", false, 8)]);
     flush(&mut board);
     board.distrust(9);
     flush(&mut board);
     let question = board.ask(None, vec!["ann".into()]);
-    board.learn(&question, &[found(&[("", true, 5)])]);
+    board.learn(&question, &[found(&[("", true, 5)])], 1);
     board.trust(board.doubt());
     let posts = flush(&mut board);
     let (_, change) = posts.last().unwrap();
@@ -939,7 +939,7 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
         assert_eq!(change["stale"], true, "{change}");
     }
     let question = board.next_question(100).unwrap();
-    board.learn(&question, &[found(&[("", true, 5)])]);
+    board.learn(&question, &[found(&[("", true, 5)])], 1);
     let posts = flush(&mut board);
     let (_, change) = posts.last().unwrap();
     assert_eq!(change["users"][0]["userId"], "ann");
@@ -958,7 +958,7 @@ fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alon
         .answer(&scope, reader(1), None, (NOW, 9), &mut nobody)
         .unwrap();
     assert!(!picture.users[0].online);
-    board.begin(&scope, reader(1), &mut nobody);
+    board.begin(&scope, reader(1), NOW, &mut nobody);
     let mended = Edge {
         others: Some([].into_iter().collect()),
         ..edge("ann", "", true, 8)
@@ -986,7 +986,7 @@ fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
     assert_eq!(as_of(&mut board, 80), 90, "everybody was asked about since");
     assert_eq!(as_of(&mut board, 100), 100);
     assert_eq!(as_of(&mut board, 95), 100, "that was said");
-    board.begin(&scope, reader(1), &mut |_| {});
+    board.begin(&scope, reader(1), NOW, &mut |_| {});
     board.hear(&[edge("ann", "", false, 8)]);
     let mut posts = Posts::new();
     board.flush(NOW, 110, &mut |post| keep(&mut posts, &post));
@@ -1045,14 +1045,14 @@ fn what_is_lost_while_everybody_is_asked_about_is_asked_about_again() {
     watched(&mut board, &scope, reader(1));
     board.distrust(1);
     let (doubt, questions) = (board.doubt(), board.questions(1));
-    board.learn(&questions[0], &[found(&[])]);
+    board.learn(&questions[0], &[found(&[])], 1);
     // A change of who was asked about already is lost.
     board.distrust(2);
-    board.learn(&questions[1], &[found(&[])]);
+    board.learn(&questions[1], &[found(&[])], 1);
     board.trust(doubt);
     assert_eq!(board.distrusted(), Some(1));
     let (doubt, questions) = (board.doubt(), board.questions(2));
-    board.learn(&questions[0], &[found(&[]), found(&[])]);
+    board.learn(&questions[0], &[found(&[]), found(&[])], 1);
     board.trust(doubt);
     assert_eq!(board.distrusted(), None);
 }
@@ -1077,17 +1077,13 @@ fn a_change_that_is_too_large_to_keep_is_seen_to_be_missing() {
     board.hear(&edges);
     assert_eq!(flush(&mut board).len(), 1);
     let mut posts = Posts::new();
-    board.begin(&scope, reader(2), &mut |post| keep(&mut posts, &post));
-    posts.sort_by_key(|(who, _)| who.0.conn.slot.0);
-    let told: Vec<_> = (posts.iter())
-        .map(|(who, change)| (*who, change["rev"].as_u64().unwrap()))
-        .collect();
-    // For who follows it is the next one; who was answered sees a hole.
-    assert_eq!(told, [(reader(1), 2), (reader(2), 2)]);
-    assert_eq!(posts[1].1["users"], serde_json::json!([]));
+    board.begin(&scope, reader(2), NOW, &mut |post| keep(&mut posts, &post));
+    assert_eq!(posts.len(), 1, "{posts:?}");
+    let (who, change) = &posts[0];
+    assert_eq!((*who, &change["ended"]), (reader(2), &"TIMEOUT".into()));
     let again = goes_on(&mut board, reader(2), 0);
     assert_eq!((again.recovered, again.users.len()), (false, 600));
-    assert!(goes_on(&mut board, reader(1), 2).recovered);
+    assert!(goes_on(&mut board, reader(1), 1).recovered);
 }
 
 #[test]
@@ -1102,9 +1098,52 @@ fn what_ends_while_it_rests_makes_place_for_others_that_rest() {
     }
     while let Some(question) = board.next_question(100) {
         let all = vec![found(&[("", true, 1)]); question.users.len()];
-        board.learn(&question, &all);
+        board.learn(&question, &all, 1);
     }
     flush(&mut board);
     assert!(board.logs.is_empty());
     assert_eq!(board.resting, 0);
+}
+
+#[test]
+fn a_doubtful_answer_is_a_doubt_about_that_user_and_costs_nobody_else_anything() {
+    let at = |millis: u64| Micros(millis * 1_000);
+    let mut board = Board::new(7, 1);
+    for (scope, who) in [(users(&["ann", "eve"]), 1), (users(&["bob"]), 2)] {
+        watched(&mut board, &scope, reader(who));
+    }
+    assert!(board.doubtful(100, at(1)).is_empty());
+    let stale = || UserPresence {
+        stale: true,
+        ..found(&[])
+    };
+    let question = board.ask(None, vec!["ann".into(), "bob".into()]);
+    board.learn(&question, &[stale(), found(&[])], 40);
+    let posts = flush(&mut board);
+    assert_eq!(posts.len(), 1, "{posts:?}");
+    let (who, change) = &posts[0];
+    assert_eq!((*who, &change["stale"]), (reader(1), &true.into()));
+    assert_eq!(change["asOf"], 40);
+    assert_eq!(board.distrusted(), None);
+    // They are asked about again, and nobody else is, and not all the time.
+    let questions = board.doubtful(100, at(1_000));
+    let names: Vec<_> = questions.iter().map(|question| &question.users).collect();
+    assert_eq!(names, [&vec![Arc::from("ann")]]);
+    assert!(board.doubtful(100, at(1_100)).is_empty());
+    board.learn(&questions[0], &[stale()], 50);
+    assert!(flush(&mut board).is_empty(), "that is known");
+    let questions = board.doubtful(100, at(1_250));
+    board.learn(&questions[0], &[found(&[("", true, 5)])], 60);
+    let posts = flush(&mut board);
+    assert_eq!(posts.len(), 1, "{posts:?}");
+    let (who, change) = &posts[0];
+    assert_eq!((*who, change.get("stale")), (reader(1), None));
+    assert_eq!(change["users"][0]["online"], true);
+    assert!(board.doubtful(100, at(9_000)).is_empty());
+    // Whom nobody watches any more nobody is in doubt about.
+    let question = board.ask(None, vec!["bob".into()]);
+    board.learn(&question, &[stale()], 70);
+    board.gone(reader(2), at(0));
+    board.expire(at(0) + RESTS);
+    assert!(board.doubtful.is_empty());
 }

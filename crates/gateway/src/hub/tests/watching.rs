@@ -366,6 +366,8 @@ struct Elsewhere {
     node: Option<Arc<dyn Node>>,
     /// What this one has said to them.
     said: Vec<String>,
+    /// Of whom it does not know for certain.
+    doubtful: Vec<String>,
     /// About whom it was asked.
     asked: Vec<String>,
 }
@@ -399,6 +401,14 @@ impl OneOfMany {
 
     /// A world with one, and what it knows.
     fn world(knows: Elsewhere) -> (World, Arc<Mutex<Elsewhere>>) {
+        OneOfMany::app(knows, |builder| builder)
+    }
+
+    /// The same for an app.
+    fn app(
+        knows: Elsewhere,
+        app: impl FnOnce(GatewayBuilder) -> GatewayBuilder,
+    ) -> (World, Arc<Mutex<Elsewhere>>) {
         let now = || Moment {
             at: Micros::ZERO,
             unix_millis: 1_700_000_000_000,
@@ -408,7 +418,7 @@ impl OneOfMany {
             local: LocalBackplane::new(Duration::ZERO, Box::new(now)),
             elsewhere: elsewhere.clone(),
         };
-        let world = World::with(config(), |builder| builder.backplane(backplane));
+        let world = World::with(config(), |builder| app(builder.backplane(backplane)));
         (world, elsewhere)
     }
 }
@@ -443,17 +453,20 @@ impl Backplane for OneOfMany {
     fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &RoomAddress) {}
     fn presence(&self, _: Option<Arc<str>>, users: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
         let Elsewhere {
-            is_trusted, rev, ..
+            is_trusted,
+            rev,
+            doubtful,
+            ..
         } = self.elsewhere();
         let mut elsewhere = self.elsewhere.lock().unwrap();
         elsewhere.asked.extend(users.iter().cloned());
         let found = users.into_iter().map(|user_id| UserPresence {
+            stale: !is_trusted || doubtful.contains(&user_id),
             user_id,
             online: false,
             devices: 0,
             last_seen_at: None,
             rev,
-            stale: !is_trusted,
             types: vec![TypePresence {
                 user_type: None,
                 online: false,
@@ -617,4 +630,86 @@ fn a_room_of_too_many_costs_other_nodes_one_answer_however_often_it_is_asked_for
     world.run(ms(20));
     let heard = ann.client.hears().concat();
     assert!(heard.contains(r#""userId":"bob""#), "{heard}");
+}
+
+#[test]
+fn one_user_in_doubt_makes_pictures_with_them_stale_and_no_others() {
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        is_trusted: true,
+        doubtful: vec!["bob".into()],
+        ..Elsewhere::default()
+    });
+    let mut ann = Watcher::new(&mut world, "user=ann", true);
+    let mut eve = Watcher::new(&mut world, "user=eve", true);
+    let cid = eve.ask(&mut world, "presence:watch", json!({ "users": ["cid"] }));
+    assert_eq!(cid.get("stale"), None);
+    let bob = ann.ask(&mut world, "presence:watch", json!({ "users": ["bob"] }));
+    assert_eq!(bob["stale"], true);
+    world.run(seconds(2));
+    assert!(ann.changes(&mut world).is_empty());
+    elsewhere.lock().unwrap().doubtful.clear();
+    let changes = ann.changes(&mut world);
+    world.run(ms(200));
+    let changes = [changes, ann.changes(&mut world)].concat();
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(changes[0].get("stale"), None);
+    let heard = eve.changes(&mut world);
+    assert!(heard.is_empty(), "{heard:?}");
+    let asked = elsewhere.lock().unwrap().asked.clone();
+    let about = |user: &str| asked.iter().filter(|of| *of == user).count();
+    // For the picture, and once by the audit.
+    assert!(about("cid") <= 2, "{asked:?}");
+    assert!((5..16).contains(&about("bob")), "{asked:?}");
+}
+
+#[test]
+fn a_socket_that_has_ended_when_it_is_to_watch_something_watches_nothing() {
+    let go = Arc::new(tokio::sync::Notify::new());
+    let waits = go.clone();
+    let late = move |socket: Socket, gateway: Gateway| {
+        let waits = waits.clone();
+        async move {
+            waits.notified().await;
+            let users = ["bob".to_owned()];
+            gateway
+                .watch_users(&socket, &users, None)
+                .await
+                .map(crate::Json)
+        }
+    };
+    let mut world = World::with(config(), |builder| builder.on("late", late));
+    let mut ann = world.live("user=ann");
+    ann.says(&emit(true, "late", &json!({})));
+    world.run(ms(20));
+    drop(ann);
+    world.run(seconds(1));
+    go.notify_one();
+    world.run(seconds(1));
+    assert!(!world.gateway.shared.watches.has_readers());
+}
+
+#[test]
+fn who_is_not_answered_any_more_watches_nothing() {
+    let (mut world, _) = {
+        let hurried = |socket: Socket, gateway: Gateway| async move {
+            // Another node owes an answer, for two seconds.
+            let asked = gateway.watch_room(&socket, "a", None);
+            drop(tokio::time::timeout(seconds(1), asked).await);
+            Ok::<_, crate::EventError>(())
+        };
+        let knows = Elsewhere {
+            is_trusted: true,
+            nodes: Some(vec![2]),
+            ..Elsewhere::default()
+        };
+        OneOfMany::app(knows, |builder| builder.on("hurried", hurried))
+    };
+    let mut ann = Watcher::new(&mut world, "user=ann rooms=a", true);
+    ann.client.says(&emit(true, "hurried", &json!({})));
+    world.run(ms(20));
+    assert!(world.gateway.shared.watches.has_readers());
+    world.run(seconds(4));
+    assert!(!world.gateway.shared.watches.has_readers());
+    let heard = ann.client.hears().concat();
+    assert!(heard.contains("ack"), "{heard}");
 }
