@@ -150,8 +150,16 @@ impl Cluster {
     /// asked at once is asked.
     fn luck(&self, of: impl Hash) -> Dice {
         let mut hasher = DefaultHasher::new();
-        (self.seed, self.now(), of).hash(&mut hasher);
+        let since_begin = self.clock.map(|clock| clock.now().0 / 1000);
+        (self.seed, since_begin, of).hash(&mut hasher);
         Dice(hasher.finish())
+    }
+
+    /// The same of a note, in whatever order it names users.
+    fn luck_of_note(&self, text: &str) -> Dice {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.sort_unstable();
+        self.luck(bytes)
     }
 
     // --- users and rooms -------------------------------------------------
@@ -235,7 +243,8 @@ impl Cluster {
         for socket in peer.sockets {
             for place in &socket.places {
                 let moved = (peer.tag, false);
-                self.store.moves(place, &socket.user.user_id, moved, known_by);
+                self.store
+                    .moves(place, &socket.user.user_id, moved, known_by);
             }
             self.change(&socket.user, socket.id, false);
         }
@@ -325,7 +334,7 @@ impl Cluster {
     /// Something of a node is on its way here, or lost.
     fn says(&mut self, tag: u32, note: &Note) {
         let text = serde_json::to_string(&(tag, note)).unwrap();
-        let mut luck = self.luck(&text);
+        let mut luck = self.luck_of_note(&text);
         let now = self.now();
         let due = now + luck.below(self.pace.notes + 1);
         let way = self.ways.entry(tag).or_default();
@@ -367,7 +376,7 @@ impl Cluster {
     /// This node speaks to the others.
     fn hears(&mut self, said: &str) {
         let (now, trouble) = (self.now(), self.trouble);
-        let mut luck = self.luck(said);
+        let mut luck = self.luck_of_note(said);
         for peer in &mut self.peers {
             let due = now + luck.below(self.pace.notes + 1);
             let last = peer.inbox.back().map_or(due, |(last, _)| *last);

@@ -51,7 +51,8 @@ struct Seen {
 #[derive(Debug)]
 enum Pending {
     Watch(Subject),
-    Unwatch(Vec<Subject>),
+    /// Of this, or of all.
+    Unwatch(Option<Subject>),
     Join(usize),
     Leave(usize),
 }
@@ -206,12 +207,12 @@ impl Reader {
         let mirror = subject.and_then(|subject| self.mirrors.get(&subject));
         let data = match (subject, mirror) {
             (None, _) => json!({}),
-            (Some(_), Some(mirror)) if by_epoch => json!({ "epoch": mirror.epoch }),
+            (Some(_), Some(mirror)) if by_epoch && mirror.state == State::Follows => {
+                json!({ "epoch": mirror.epoch })
+            }
             (Some(subject), _) => Reader::subject(subject),
         };
-        let all = self.mirrors.keys().copied();
-        let subjects = subject.map_or_else(|| all.collect(), |subject| vec![subject]);
-        self.asks("presence:unwatch", data, Pending::Unwatch(subjects));
+        self.asks("presence:unwatch", data, Pending::Unwatch(subject));
     }
 
     /// Goes into a room, or leaves it.
@@ -263,14 +264,12 @@ impl Reader {
         let is_refused = answer["ok"] == false;
         match pending {
             Pending::Watch(subject) => self.shown(subject, answer, store, now),
-            Pending::Unwatch(subjects) => {
+            Pending::Unwatch(which) => {
                 assert!(!is_refused, "{answer}");
-                for subject in subjects {
-                    // What it asked for meanwhile is answered by itself.
-                    let mirror = self.mirrors.get_mut(&subject);
-                    if let Some(mirror) = mirror.filter(|mirror| {
-                        matches!(mirror.state, State::Follows | State::Lost)
-                    }) {
+                for (subject, mirror) in &mut self.mirrors {
+                    // What it has asked for is answered by itself.
+                    let is_told = matches!(mirror.state, State::Follows | State::Lost);
+                    if is_told && which.is_none_or(|which| which == *subject) {
                         mirror.state = State::Over;
                     }
                 }
@@ -345,7 +344,10 @@ impl Reader {
         let Some((&subject, mirror)) = found else {
             // Whoever leaves a room is told before there was a picture, too.
             let is_asked = self.pending.values().any(asks);
-            assert!(is_asked && change["ended"] == "LEFT", "of nothing: {change}");
+            assert!(
+                is_asked && change["ended"] == "LEFT",
+                "of nothing: {change}"
+            );
             return;
         };
         let rev = change["rev"].as_u64().unwrap();
@@ -379,7 +381,10 @@ impl Reader {
             let (online, rev) = (user["online"] == true, user["rev"].as_u64().unwrap());
             let last = self.revs.entry((subject, id.to_owned())).or_default();
             // Nothing is known of who could not be asked about.
-            assert!(rev >= *last || rev == 0, "{id} goes back from {last}: {said}");
+            assert!(
+                rev >= *last || rev == 0,
+                "{id} goes back from {last}: {said}"
+            );
             *last = rev.max(*last);
             let name = (self.tenant.clone(), Arc::from(id));
             if rev > 0 {
@@ -432,7 +437,10 @@ impl Reader {
                 continue;
             }
             let since = doubted.unwrap_or(now);
-            assert!(now - since <= pace.told(), "nobody says that this is in doubt");
+            assert!(
+                now - since <= pace.told(),
+                "nobody says that this is in doubt"
+            );
             for (user, seen) in &mirror.users {
                 let name: Name = (self.tenant.clone(), user.as_str().into());
                 let from = now - pace.told();
