@@ -336,11 +336,12 @@ impl Log {
         change
     }
 
-    /// That nothing follows, and why: no change, so it has the last one's number.
-    pub(super) fn ending(&self, run: u32, why: &str) -> Arc<str> {
+    /// That nothing follows, and why: no change, so it has the number of the last one that the
+    /// reader was told, `rev`.
+    pub(super) fn ending(&self, run: u32, rev: u64, why: &str) -> Arc<str> {
         let change = Change {
             epoch: format!("{run:08x}-{:x}", self.epoch),
-            rev: self.rev,
+            rev,
             room: self.scope.room_name().map(|room| &**room),
             users: Vec::new(),
             as_of: None,

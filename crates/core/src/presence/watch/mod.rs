@@ -458,7 +458,7 @@ impl Board {
         *state = Reader::Follows;
         if !log.recent.reaches(rev, log.rev) {
             // What came in between was too much to keep: it has to ask again.
-            let change = log.ending(self.run, "TIMEOUT");
+            let change = log.ending(self.run, rev, "TIMEOUT");
             post(Post {
                 scope,
                 change: &change,
@@ -485,7 +485,7 @@ impl Board {
     /// The scope of an epoch that a socket watches.
     pub fn scope_of(&self, reader: &SocketAddress, epoch: &str) -> Option<Arc<Scope>> {
         let named = |scope: &&Arc<Scope>| {
-            let log = self.logs.get(*scope);
+            let log = self.logs.get(scope);
             log.is_some_and(|log| format!("{:08x}-{:x}", self.run, log.epoch) == epoch)
         };
         self.readers.get(reader)?.iter().find(named).cloned()
@@ -878,7 +878,7 @@ impl Board {
         let Some(log) = self.logs.get(scope) else {
             return;
         };
-        let change: Arc<str> = log.ending(self.run, "TOO_LARGE");
+        let change: Arc<str> = log.ending(self.run, log.rev, "TOO_LARGE");
         let readers = log.followers();
         post(Post {
             scope,
@@ -900,7 +900,7 @@ impl Board {
     /// The last words to a reader that may not watch something any more: why, as a code.
     pub fn last_words(&self, scope: &Arc<Scope>, why: &str) -> Option<Arc<str>> {
         let log = self.logs.get(scope)?;
-        Some(log.ending(self.run, why))
+        Some(log.ending(self.run, log.rev, why))
     }
 }
 

@@ -302,7 +302,7 @@ impl Board {
         }
         let (logs, shards) = (&self.logs, self.shards);
         let all = self.follows.iter();
-        let watched = all.filter(|(scope, _)| logs.contains_key(*scope));
+        let watched = all.filter(|(scope, _)| logs.contains_key(scope));
         let pauses = watched.map(|(_, follow)| match follow.is_in_doubt(shards) {
             true if !follow.knows_nodes => NODES_UNKNOWN,
             true => NODES_IN_DOUBT,

@@ -1081,6 +1081,8 @@ fn a_change_that_is_too_large_to_keep_is_seen_to_be_missing() {
     assert_eq!(posts.len(), 1, "{posts:?}");
     let (who, change) = &posts[0];
     assert_eq!((*who, &change["ended"]), (reader(2), &"TIMEOUT".into()));
+    // Whoever asks again from there has missed nothing.
+    assert_eq!(change["rev"], 0);
     let again = goes_on(&mut board, reader(2), 0);
     assert_eq!((again.recovered, again.users.len()), (false, 600));
     assert!(goes_on(&mut board, reader(1), 1).recovered);
