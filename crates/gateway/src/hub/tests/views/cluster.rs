@@ -91,6 +91,8 @@ pub(super) struct Cluster {
     heard_until: u64,
     /// Times of changes that were lost, and when that is told.
     holes: Vec<(u64, u64)>,
+    /// Until when more are lost: a loss rarely comes alone.
+    loses_until: u64,
     /// Since when the store is not reached, and when that is noticed.
     cut: Option<(u64, u64)>,
     /// Not everybody has come back to the store.
@@ -121,6 +123,7 @@ impl Cluster {
             reads_at: 0,
             heard_until: 0,
             holes: Vec::new(),
+            loses_until: 0,
             cut: None,
             is_in_hold: false,
             doubted: None,
@@ -312,7 +315,11 @@ impl Cluster {
     fn read(&mut self, coming: &mut Vec<Coming>) {
         let now = self.now();
         let mut batch: Vec<Edge> = self.edges.drain(..).collect();
-        if !batch.is_empty() && self.dice.chance(self.trouble) {
+        let chance = match now < self.loses_until {
+            true => 50,
+            false => 2 * self.trouble,
+        };
+        if !batch.is_empty() && self.dice.chance(chance) {
             // The oldest are gone, or some in the middle of them.
             let count = batch.len() as u64;
             let from = self.dice.below(2) * self.dice.below(count);
@@ -320,6 +327,10 @@ impl Cluster {
             let told = now + self.dice.below(2) * self.dice.below(self.pace.edges + 1);
             let lost = batch.drain(from as usize..to as usize);
             self.holes.extend(lost.map(|edge| (edge.at, told)));
+            if self.trouble > 0 && now >= self.loses_until {
+                // As long as it takes to ask about everybody.
+                self.loses_until = told + 300 + self.pace.lists + 2 * self.pace.answers;
+            }
         }
         if !batch.is_empty() {
             coming.push(Coming::Edges(batch));
