@@ -139,6 +139,13 @@ impl Watches {
         heard.map_or(now, |heard| heard.min(now))
     }
 
+    /// Whether nothing is watched or told to other nodes, how many rooms are followed, and whether
+    /// anybody watches.
+    #[cfg(test)]
+    pub(crate) fn left_over(&self) -> (bool, usize, bool) {
+        self.locked(|board| (board.is_empty(), board.followed(), board.has_readers()))
+    }
+
     // --- what happens ----------------------------------------------------
 
     /// Changes of presence. Does not wait, and calls nobody.

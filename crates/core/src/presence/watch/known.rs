@@ -61,6 +61,8 @@ impl Register {
             Some(known) if rev > known.rev || (is_certain && known.turn < turn) => {
                 (known.online, known.rev, known.turn) = (online, rev, turn);
             }
+            // Heard once more: an answer to what was asked before that does not undo it.
+            Some(known) if rev == known.rev => known.turn = known.turn.max(turn),
             Some(_) => {}
             None => self.types.push(Known {
                 user_type: user_type.cloned(),

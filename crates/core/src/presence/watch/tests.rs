@@ -1180,3 +1180,22 @@ fn a_doubtful_answer_is_a_doubt_about_that_user_and_costs_nobody_else_anything()
     board.expire(at(0) + RESTS);
     assert!(board.doubtful.is_empty());
 }
+
+#[test]
+fn an_answer_that_is_older_than_a_change_heard_before_it_does_not_undo_that() {
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann"]);
+    watched(&mut board, &scope, reader(1));
+    let earlier = board.ask(None, vec!["ann".into()]);
+    let later = board.ask(None, vec!["ann".into()]);
+    // The one that was asked earlier is of a later moment.
+    board.learn(&earlier, &[found(&[("", false, 8)])], 1);
+    board.hear(&[edge("ann", "", false, 8)]);
+    board.learn(&later, &[found(&[("", true, 7)])], 1);
+    let posts = flush(&mut board);
+    assert_eq!(
+        posts.last().unwrap().1["users"][0]["online"],
+        false,
+        "{posts:?}"
+    );
+}

@@ -23,6 +23,7 @@ mod resume;
 mod slow;
 mod sweep;
 mod upgrade;
+mod views;
 mod watching;
 
 use std::sync::{Arc, Mutex};
@@ -98,7 +99,8 @@ fn announced() -> Config {
     config_with(|root| root.announce = Announce::Namespace)
 }
 
-/// Tokens say what they grant, `user=7/rider` also the type of user: `user=ann device=phone rooms=a,b* publish=a ttl=5 after=2`. `ttl` is in
+/// Tokens say what they grant, `user=7/rider` also the type of user:
+/// `user=ann tenant=acme device=phone rooms=a,b* publish=a ttl=5 after=2`. `ttl` is in
 /// seconds from when it is looked at, `after` says how many seconds that takes; `boom=1`
 /// panics.
 struct PlainTokens(Clock);
@@ -123,6 +125,13 @@ impl Authenticator for PlainTokens {
                             tenant_id: None,
                             user_id: id.into(),
                             user_type: Some(kind.into()).filter(|_| !kind.is_empty()),
+                        }));
+                    }
+                    "tenant" => {
+                        let user = identity.user.take().expect("the user is named before");
+                        identity.user = Some(Arc::new(UserKey {
+                            tenant_id: Some(value.into()),
+                            ..UserKey::clone(&user)
                         }));
                     }
                     "device" => identity.device_id = Some(value.into()),
