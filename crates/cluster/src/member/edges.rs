@@ -116,6 +116,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             state.believed.remove(who);
             if *online {
                 state.offline.remove(who);
+                state.unread.note_online(who);
                 if let Some(announced) = state.asking.get_mut(who) {
                     *announced = true;
                 }

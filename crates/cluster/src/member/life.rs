@@ -298,11 +298,19 @@ impl<R: Registry, L: Local> Member<R, L> {
             state.believe_announced(&here, &doubtful);
         }
         state.unread.be_sure(asked);
+        // What was lost before it was read.
+        let untold = here
+            .iter()
+            .filter(|who| forgot && !state.believed.contains(*who));
+        let untold: BTreeSet<TypedUser> = untold.cloned().collect();
         // Some may have left since they were announced.
         here.extend(state.believed.iter().cloned());
         drop(state);
         self.joined.notify_one();
-        let restore = Line::of(here, |who| doubtful.get(who).copied());
+        let restore = Line::of(here, |who| {
+            let is_unknown = || untold.contains(who).then_some(false);
+            doubtful.get(who).copied().or_else(is_unknown)
+        });
         Ok(Incarnation {
             name: joined.incarnation,
             renew_at: asked + self.timing.refresh,

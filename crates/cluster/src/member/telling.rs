@@ -170,7 +170,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             let is_here = !self.local.entries(&who).is_empty();
             let mut state = self.state();
             if !is_here && !state.departures.include(&who) {
-                state.unread.push(now, who, true);
+                let before = !state.unread.is_expected(&who);
+                state.unread.push(now, who, before);
             }
         }
     }
@@ -209,9 +210,13 @@ impl<R: Registry, L: Local> Member<R, L> {
                 return Err(end);
             }
         };
+        let ends = Instant::now() + self.timing.ttl;
         let mut state = self.state();
-        for (who, _) in &taken {
-            state.believed.remove(who);
+        for (who, why) in taken {
+            state.believed.remove(&who);
+            if incarnation.hold.is_some() && why.doubt == Some(false) {
+                state.unread.expect(who, ends);
+            }
         }
         drop(state);
         for displaced in displaced {
