@@ -472,6 +472,41 @@ fn messages_in_a_namespace_with_a_limit_of_its_own_are_counted_by_that_alone() {
     assert!(!sent(world.ask(&mut ann, CHAT)));
 }
 
+/// Only messages are sent by clients that may listen to either.
+#[test]
+fn a_refusal_of_what_is_no_message_is_told_once() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    let events = [
+        "metrics:request",
+        "join",
+        "publish",
+        "history:get",
+        "presence:get",
+        "invite:join",
+        "auth:refresh",
+        "nothing",
+    ];
+    for event in events {
+        let heard = world.ask(&mut ann, &format!(r#"421["{event}",1]"#));
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].starts_with(r#"431[{"ok":false"#), "{heard:?}");
+        let heard = world.ask(&mut ann, &format!(r#"42["{event}",1]"#));
+        if event != "nothing" {
+            assert_eq!(heard.len(), 1, "{heard:?}");
+            assert!(heard[0].starts_with(r#"42["message:error""#), "{heard:?}");
+        }
+        let emit = |id: &str| format!(r#"{{"type":"emit","event":"{event}","data":1{id}}}"#);
+        let heard = world.ask(&mut bob, &emit(r#","id":7"#));
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].starts_with(r#"{"type":"ack","id":7"#), "{heard:?}");
+        let heard = world.ask(&mut bob, &emit(""));
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].starts_with(r#"{"type":"error","#), "{heard:?}");
+    }
+}
+
 #[test]
 fn a_refusal_repeats_little_of_what_was_said() {
     let mut world = World::new(config());
