@@ -36,6 +36,17 @@ impl Args {
         self.json.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
     }
 
+    /// The arguments as the inside of a JSON array for who takes no attachments: an attachment
+    /// is a text, base64, as on the live protocol.
+    pub(crate) fn into_text(self) -> String {
+        if self.attachments.is_empty() {
+            return self.json;
+        }
+        let mut text = String::new();
+        socketio::inline_attachments(&self.json, &self.attachments, &mut text);
+        text
+    }
+
     /// The binary attachments.
     pub fn attachments(&self) -> &[Bytes] {
         &self.attachments
