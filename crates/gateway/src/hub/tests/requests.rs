@@ -680,7 +680,7 @@ fn a_message_that_is_refused_is_told_of_twice_whatever_refuses_it() {
         format!(r#"427["{event}",{{"content":"","conversationId":"1","tempId":{temp_id}}}]"#)
     };
     let heard_twice = |heard: Vec<String>, code: &str, temp_id: &str| {
-        let rest = format!(r#""tempId":"{temp_id}"}}]"#);
+        let rest = format!(r#""tempId":{temp_id}}}]"#);
         assert!(
             heard[0].starts_with(r#"42["message:error",{"error":"#),
             "{heard:?}"
@@ -694,7 +694,7 @@ fn a_message_that_is_refused_is_told_of_twice_whatever_refuses_it() {
         }
     };
     let heard = world.ask(&mut ann, &say("message:send", "\"t\""));
-    heard_twice(heard, "INVALID_CONTENT", "t");
+    heard_twice(heard, "INVALID_CONTENT", "\"t\"");
     heard_twice(world.ask(&mut ann, &say("chat:send", "7")), "INTERNAL", "7");
     let large = r#"452-7["message:send",{"tempId":"x","content":{"_placeholder":true,"num":0},"y":{"_placeholder":true,"num":1}}]"#;
     ann.says(large);
@@ -702,9 +702,9 @@ fn a_message_that_is_refused_is_told_of_twice_whatever_refuses_it() {
         ann.0.binary(&[0; 600]);
     }
     world.settle();
-    heard_twice(ann.hears(), "PAYLOAD_TOO_LARGE", "x");
+    heard_twice(ann.hears(), "PAYLOAD_TOO_LARGE", "\"x\"");
     let heard = world.ask(&mut ann, &say("message:send", "\"u\""));
-    heard_twice(heard, "RATE_LIMITED", "u");
+    heard_twice(heard, "RATE_LIMITED", "\"u\"");
     let send = r#"{"type":"emit","event":"chat:send","data":{"tempId":"v"},"id":1}"#;
     let heard = world.ask(&mut bob, send);
     assert!(
