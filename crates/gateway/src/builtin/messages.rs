@@ -306,7 +306,7 @@ async fn send(
     // From here on the message exists: a failure to tell somebody is not the
     // sender's error. A repetition is only answered, everybody else knows.
     if let (Channel::Conversation(conversation), false) = (&channel, stored.duplicate) {
-        notify(&socket, &gateway, &sender, conversation, &message).await;
+        notify(&gateway, &sender, conversation, &message).await;
     }
     socket.answer(
         "message:sent",
@@ -350,10 +350,9 @@ async fn store(gateway: &Gateway, new: NewMessage, tell: Tell) -> Result<Stored,
     Err(EventError::retry_after(error, RETRY_AFTER_MS))
 }
 
-/// Tells a conversation's members who are not in its room. Which of their sockets may
-/// hear of it is decided where each of them is, by what is open to it at that moment.
+/// Tells a conversation's members who are not in its room, in all namespaces. Which of their
+/// sockets may hear of it is decided where each of them is, by what is open to it at that moment.
 async fn notify(
-    socket: &Socket,
     gateway: &Gateway,
     sender: &Arc<UserKey>,
     conversation: &str,
@@ -364,8 +363,7 @@ async fn notify(
         message,
     };
     let event = "message:notification";
-    let (namespace, id) = (socket.namespace(), conversation);
-    let told = gateway.notify(namespace, id, sender, event, &notification);
+    let told = gateway.notify(None, conversation, sender, event, &notification);
     if let Err(error) = told.await {
         tracing::error!(%error, "a conversation's members could not be told");
     }
