@@ -26,6 +26,10 @@ use crate::locked::locked;
 use crate::names;
 use crate::seal::Seal;
 
+/// How long after a room's channel is heard again its members are told of what was missed.
+/// Other nodes were cut off by the same, mostly, and say within it what they have lost, which is
+/// told in one. If more comes in the room, it is told before that.
+pub(super) const GATHER: Duration = Duration::from_millis(250);
 /// Channels in one command.
 const MAX_CHANNELS_PER_COMMAND: usize = 512;
 /// How often a connection that only listens is tried.
@@ -113,6 +117,7 @@ impl Worker for Ear {
                 self.keyed.forget_all();
             }
             Item::Heard { channel } => self.goes_on(text(&channel)),
+            Item::Gathered => self.tell_gathered(),
             Item::NotHeard { channel } => {
                 let channel = text(&channel);
                 if self.channels.taken_away(channel)
@@ -161,9 +166,22 @@ impl Ear {
         {
             line.falls_behind();
         }
-        let is_rooms = names::room_of_channel(&self.rooms, channel).is_some();
-        if self.channels.goes_on(channel) && is_rooms {
+        if names::room_of_channel(&self.rooms, channel).is_none() {
+            return;
+        }
+        if self.line.is_none() {
+            self.channels.is_heard_again(channel);
+        } else if self.channels.goes_on(channel) {
+            // What comes by the line does not come by the room's channel, and is not to come
+            // before.
             self.tell_lost_of(channel);
+        }
+    }
+
+    /// Tells what was missed in channels that are heard again, unless it was told since.
+    fn tell_gathered(&self) {
+        for channel in self.channels.take_again() {
+            self.tell_lost_of(&channel);
         }
     }
 
@@ -298,6 +316,8 @@ impl Ear {
     }
 
     fn hear_server(&self, channel: &[u8], payload: &[u8]) {
+        // It has no number, and may be for any room.
+        self.tell_gathered();
         match self.adapter.decode(channel, payload, self.max_payload) {
             Ok(foreign) => {
                 self.counters.received.fetch_add(1, Ordering::Relaxed);
@@ -325,6 +345,14 @@ impl Ear {
 /// A channel's name; those of other programs may be no text, and are none of ours.
 fn text(channel: &[u8]) -> &str {
     str::from_utf8(channel).unwrap_or_default()
+}
+
+/// Returns at a moment, if there is one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A connection's end, as it is heard.
@@ -432,6 +460,7 @@ impl Receiver {
         }
         let wanted = self.channels.all_wanted();
         self.subscribe(&mut link, &wanted).await?;
+        let mut gathered = None;
         self.channels.set_connected();
         tracing::debug!(rooms = wanted.len(), "other nodes' publications arrive");
         let mut next_ping = Instant::now() + PING_INTERVAL;
@@ -446,6 +475,13 @@ impl Receiver {
                 () = self.is_behind() => {
                     finding = Box::pin(self.find());
                     finds = true;
+                }
+                () = self.channels.heard_again(), if gathered.is_none() => {
+                    gathered = Some(Instant::now() + GATHER);
+                }
+                () = at(gathered) => {
+                    gathered = None;
+                    self.inbox.take_in(Item::Gathered);
                 }
                 () = ending.noticed.notified() => {}
                 () = self.channels.changed() => {}
