@@ -20,7 +20,7 @@ use super::driver::{Driver, Heard, Link, Listener};
 use super::inbox::{Inbox, Item, Worker};
 use super::keyed::{Foreign as Verdict, Keyed};
 use super::line::Line;
-use super::numbers::Numbers;
+use super::numbers::{MAX_BEHIND, Numbers};
 use crate::envelope::{self, Body, Origin, Said, Seen, Unread};
 use crate::locked::locked;
 use crate::names;
@@ -72,6 +72,8 @@ pub(super) struct Ear {
     /// The channel that all nodes hear, and its numbers.
     everybody: String,
     everybody_numbers: Mutex<Numbers>,
+    /// The number with which each sender said last that everybody has lost something.
+    everybody_told: Mutex<HashMap<u32, u64>>,
     /// What each sender's publications were heard of.
     seen: Mutex<HashMap<u32, Seen>>,
     channels: Arc<Channels>,
@@ -210,6 +212,8 @@ impl Ear {
         } else if channel.starts_with(&self.processes) {
             self.tell(Missed::Users);
         } else {
+            // Rooms that are heard again are told herewith.
+            drop(self.channels.take_again());
             self.tell(Missed::Anybody);
         }
     }
@@ -272,11 +276,31 @@ impl Ear {
         }
         let is_news = match channel == self.everybody {
             true => locked(&self.everybody_numbers).lost(origin.tag, origin.after),
-            false => self.channels.lost(channel, origin),
+            false => self.channels.lost(channel, origin) && !self.was_told_to_all(origin),
         };
         if is_news {
             self.tell_lost_of(channel);
+            self.note_told(channel, origin);
         }
+    }
+
+    /// Whether everybody was told of a loss by the same sender after what this one has lost was
+    /// said. A number that is far ahead is no sender's own.
+    fn was_told_to_all(&self, origin: Origin) -> bool {
+        let told = locked(&self.everybody_told).get(&origin.tag).copied();
+        let ahead = told.and_then(|told| told.checked_sub(origin.after));
+        ahead.is_some_and(|ahead| (1..=MAX_BEHIND).contains(&ahead))
+    }
+
+    fn note_told(&self, channel: &str, origin: Origin) {
+        if channel != self.everybody {
+            return;
+        }
+        let mut told = locked(&self.everybody_told);
+        if told.len() >= MAX_SENDERS && !told.contains_key(&origin.tag) {
+            told.clear();
+        }
+        told.insert(origin.tag, origin.number);
     }
 
     fn hear_publication(&self, channel: &str, origin: Origin, said: Said<'_>) {
@@ -393,6 +417,7 @@ impl Receiver {
             processes,
             everybody,
             everybody_numbers: Mutex::default(),
+            everybody_told: Mutex::default(),
             seen: Mutex::default(),
             channels: fanout.channels.clone(),
             keyed: fanout.keyed.clone(),

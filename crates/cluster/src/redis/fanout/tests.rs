@@ -534,6 +534,35 @@ async fn what_both_ends_of_a_room_have_lost_is_told_in_one() {
     assert_eq!(other.heard().last().map(String::as_str), Some("b"));
 }
 
+/// A broadcast was lost beside what a room has lost: that all are told tells the room.
+#[tokio::test(start_paused = true)]
+async fn a_room_is_not_told_again_of_what_everybody_is_told() {
+    let (one, (other, _room)) = (Node::connected(1).await, listening(2).await);
+    let all = Target::All {
+        namespace: "/",
+        tenant: None,
+    };
+    one.publish("a");
+    one.fanout.publish(&all, &Message::new("b", ""));
+    other.bring_all(&one.all_sent().await);
+    one.stub.go();
+    let before = one.stub.sent().len();
+    one.publish("lost");
+    one.fanout.publish(&all, &Message::new("lost too", ""));
+    until(|| one.count(|counters| &counters.undelivered) == 2).await;
+    one.stub.come_back();
+    until(|| one.stub.sent().len() == before + 2).await;
+    let marks = one.stub.sent().split_off(before);
+    other.bring_all(&marks);
+    assert_eq!(other.heard(), ["a", "b", "gap of all"]);
+    // What is lost later is told.
+    one.publish("lost later");
+    let lost = one.all_sent().await.len();
+    one.publish("c");
+    other.bring_all(&one.all_sent().await[lost..]);
+    assert_eq!(other.heard()[3..], ["gap of r", "c"]);
+}
+
 /// Nobody says what was lost.
 #[tokio::test(start_paused = true)]
 async fn a_room_that_is_heard_again_is_told_when_nobody_says_more_and_before_what_comes() {
