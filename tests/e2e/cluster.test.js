@@ -186,6 +186,40 @@ describe("a cluster's rooms", { timeout: 180000 }, () => {
   });
 });
 
+describe("a cluster's conversations", { timeout: 180000 }, () => {
+  for (const [way, set] of [
+    ["that keeps nothing", {}],
+    ["that keeps events", { "recovery.window": "1m" }],
+  ]) {
+    it(`are those of all namespaces, in one ${way}`, async () => {
+      const [one, two] = await nodes(2, {
+        'namespaces."/chat".auth.mode': "required",
+        ...set,
+      });
+      const rooms = ["conversation:c"];
+      const inChat = (node, user) => io({ http: `${node.http}/chat` }, user, { rooms });
+      const sender = await inChat(one, "ann");
+      const near = await io(one, "near", { rooms }),
+        far = await io(two, "far", { rooms }),
+        other = await io(two, "other", { rooms });
+      for (const client of [near, far]) await client.ask("join:conversation", "c");
+      // Without a database each node has members of its own.
+      const body = { users: ["other"] };
+      await one.api("/v1/conversations/c/members", { method: "PUT", body });
+      for (const content of ["one", "two"])
+        await sender.ask("message:send", { conversationId: "c", content });
+      const second = (message) => message.content === "two";
+      await Promise.all([near.hear("message:new", second), far.hear("message:new", second)]);
+      await other.hear("message:notification", ({ message }) => second(message));
+      for (const client of [near, far]) {
+        const count = ["message:new", "message:notification"].map((name) => client.count(name));
+        assert.deepEqual(count, [2, 0]);
+      }
+      assert.deepEqual([other.count("message:new"), other.count("message:notification")], [0, 2]);
+    });
+  }
+});
+
 describe("a cluster's users", { timeout: 180000 }, () => {
   it("are told wherever they are", async () => {
     const [one, two, three] = await nodes(3);

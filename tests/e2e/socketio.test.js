@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import msgpack from "socket.io-msgpack-parser";
-import { socketIo } from "./lib/clients.js";
+import { Live, socketIo } from "./lib/clients.js";
 import { freePort, serve, token, until } from "./lib/server.js";
 
 let node;
@@ -301,6 +301,82 @@ for (const [way, options] of Object.entries(ways)) {
     });
   });
 }
+
+describe("binary of a msgpack client", () => {
+  const bytes = (length) => Uint8Array.from({ length }, (_, at) => at * 7);
+  const values = {
+    "a Uint8Array": bytes(3),
+    "an ArrayBuffer": bytes(4).buffer,
+    "a Float32Array": Float32Array.of(1.5, -2),
+    "an empty Uint8Array": bytes(0),
+    "an empty Buffer": Buffer.alloc(0),
+    "one byte": Uint8Array.of(7),
+    "one byte of 0": Uint8Array.of(0),
+    // As long as a date.
+    "a Float64Array": Float64Array.of(1.25),
+    "300 bytes": bytes(300),
+    "70 000 bytes": bytes(70_000),
+    "a Buffer": Buffer.from([9, 8]),
+  };
+  const plain = (value) => Buffer.from(value.buffer ?? value, value.byteOffset, value.byteLength);
+  const polling = { parser: msgpack, transports: ["polling"] };
+
+  for (const [way, options] of Object.entries({
+    "by WebSocket": { parser: msgpack, transports: ["websocket"] },
+    "by polling": polling,
+  })) {
+    it(`reaches everybody, ${way}`, async () => {
+      const room = `binary ${way}`;
+      const [sender, ...readers] = await Promise.all(
+        [options, options, polling, { transports: ["websocket"] }].map((one, at) =>
+          client(`b${at} ${way}`, one).connection(),
+        ),
+      );
+      const live = await Live.connect(node.live, token(`live ${way}`));
+      open.push(live);
+      for (const reader of readers) await reader.ask("join", { room });
+      await live.ask({ type: "subscribe", topic: room });
+      for (const [event, value] of Object.entries(values)) {
+        const data = { a: value, b: [value] };
+        assert.equal((await sender.ask("publish", { room, event, data })).ok, true, event);
+        const expected = plain(value);
+        for (const reader of readers) {
+          const { a, b } = await reader.hear(event);
+          for (const got of [a, b[0]]) assert.deepEqual(plain(got), expected, event);
+        }
+        const base64 = expected.toString("base64");
+        assert.deepEqual((await live.hear(event)).data, { a: base64, b: [base64] }, event);
+      }
+    });
+  }
+
+  for (const way of ["msgpack", "default options"]) {
+    it(`is base64 in what it acknowledges the API with: ${way}`, async () => {
+      const answering = await client(`answering by ${way}`, ways[way]).connection();
+      answering.on("ask", (name, answer) => answer({ a: [values[name]] }, 1));
+      for (const name of Object.keys(values)) {
+        const path = `/v1/connections/${encodeURIComponent(answering.id)}/emit`;
+        const body = { event: "ask", data: name, ackWithinMs: 10_000 };
+        const answered = await node.api(path, { method: "POST", body });
+        const base64 = plain(values[name]).toString("base64");
+        assert.deepEqual(answered.body.ack, [{ a: [base64] }, 1], name);
+      }
+    });
+  }
+
+  it("is neither undefined nor a date", async () => {
+    const [sender, reader] = await Promise.all([
+      client("dated", ways.msgpack).connection(),
+      client("reading", ways.msgpack).connection(),
+    ]);
+    await reader.ask("join", { room: "dates" });
+    const data = [undefined, new Date(1e12), Uint8Array.of(0)];
+    await sender.ask("publish", { room: "dates", event: "date", data });
+    const [nothing, date, byte] = await reader.hear("date");
+    assert.deepEqual([nothing, date], [null, "2001-09-09T01:46:40.000Z"]);
+    assert.deepEqual(plain(byte), Buffer.from([0]));
+  });
+});
 
 describe("tokens", () => {
   it("say which rooms may be joined and published to", async () => {

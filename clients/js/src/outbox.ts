@@ -15,7 +15,7 @@ type AnyClient = Pick<
   "send" | "state" | "subscribe" | "pending" | "subscribePending" | "platform"
 >;
 
-/** A message that is kept. Its `tempId` is in its data as well. */
+/** A message that is kept. Its `tempId` is in its data as well, there as it was given. */
 export interface Stored {
   readonly tempId: string;
   readonly event: string;
@@ -155,9 +155,9 @@ export function openOutbox(
           throw new HeartlineError("INVALID_DATA", "only an object has a tempId to be known by");
         const { platform } = client;
         const at = platform.unix();
-        const tempId = (data.tempId as string) ?? unique(platform);
+        const tempId = (data.tempId as string | number) ?? unique(platform);
         const copy = { ...(JSON.parse(encode(data)) as object), tempId };
-        const message = { tempId, event, data: copy, at };
+        const message = { tempId: `${tempId}`, event, data: copy, at };
         last = last
           .then(() => store.put(message))
           .catch(unkept(message))

@@ -135,7 +135,8 @@ export interface Message {
   readonly senderId: string;
   readonly senderType?: string;
   readonly content: string;
-  readonly tempId?: string;
+  /** Its sender's own name for it, as it was given. */
+  readonly tempId?: string | number;
   /** Unix milliseconds. */
   readonly createdAt: number;
 }
@@ -288,9 +289,13 @@ export interface ServerRequests {
   "message:send": {
     readonly conversationId: string;
     readonly content: string;
-    readonly tempId?: string;
+    readonly tempId?: string | number;
   };
-  "chat:send": { readonly content: string; readonly room?: string; readonly tempId?: string };
+  "chat:send": {
+    readonly content: string;
+    readonly room?: string;
+    readonly tempId?: string | number;
+  };
   "history:get": {
     readonly conversationId: string;
     readonly after?: number;
@@ -388,7 +393,7 @@ export class HeartlineError extends Error {
     super(message);
   }
   /** Of a message that was given to `send`: the name by which it is stored once. */
-  declare readonly tempId?: string;
+  declare readonly tempId?: string | number;
   /**
    * Of such a message: `no`, it has never left; `unknown`, it has, and nobody has said what became
    * of it; `refused`, the server has said that it does not take it.

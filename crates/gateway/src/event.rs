@@ -8,6 +8,7 @@ use bytes::Bytes;
 use heartline_core::message::{Message, MessageError, check};
 use heartline_core::misfit::in_words;
 use heartline_core::rooms::RoomError;
+use heartline_core::store::temp_id::{of_json, of_text};
 use heartline_wire::codes::Code;
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
@@ -34,6 +35,17 @@ impl Args {
     /// Bytes of the arguments and the attachments.
     pub(crate) fn size(&self) -> usize {
         self.json.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The arguments as the inside of a JSON array for who takes no attachments: an attachment
+    /// is a text, base64, as on the live protocol.
+    pub(crate) fn into_text(self) -> String {
+        if self.attachments.is_empty() {
+            return self.json;
+        }
+        let mut text = String::new();
+        socketio::inline_attachments(&self.json, &self.attachments, &mut text);
+        text
     }
 
     /// The binary attachments.
@@ -74,18 +86,6 @@ impl Args {
         args.json = inside
             .ok_or_else(|| EventError::new(Code::Internal, "the arguments are no tuple or list"))?;
         Ok(args)
-    }
-
-    /// The JSON without attachments: each is a text in base64 where its placeholder is.
-    pub(crate) fn inlined(self) -> String {
-        if self.attachments.is_empty() {
-            return self.json;
-        }
-        let mut inlined = String::new();
-        socketio::inline_attachments(&format!("[{}]", self.json), &self.attachments, &mut inlined);
-        socketio::array_inside(&inlined)
-            .unwrap_or_default()
-            .to_owned()
     }
 
     /// The arguments as a typed value: a tuple, or a list.
@@ -152,7 +152,12 @@ pub struct EventError {
     pub(crate) code: Cow<'static, str>,
     #[serde(rename = "retryAfterMs", skip_serializing_if = "Option::is_none")]
     pub(crate) retry_after_ms: Option<u64>,
-    #[serde(rename = "tempId", skip_serializing_if = "Option::is_none")]
+    /// As [`temp_id`](heartline_core::store::temp_id) says.
+    #[serde(
+        rename = "tempId",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "heartline_core::store::temp_id::serialize"
+    )]
     pub(crate) temp_id: Option<String>,
     #[serde(flatten)]
     details: serde_json::Map<String, serde_json::Value>,
@@ -206,9 +211,9 @@ impl EventError {
         self
     }
 
-    /// The same with the `tempId` of the message that it is about.
+    /// The same with the `tempId` of the message that it is about, a text.
     pub fn about(mut self, temp_id: Option<String>) -> Self {
-        self.temp_id = temp_id;
+        self.temp_id = temp_id.map(|id| of_text(&id).into_owned());
         self
     }
 
@@ -280,17 +285,13 @@ impl From<MessageError> for EventError {
 /// named, that its sender knows what was refused, and a much longer one was never meant so.
 const MAX_TEMP_ID: usize = 4096;
 
-/// The `tempId` of an event's first argument: a text, or a number as one.
+/// The `tempId` of an event's first argument, as stores keep it: a text or a number.
 pub(crate) fn temp_id(args: &str) -> Option<String> {
     let first = json::elements(args).next()?;
-    let id = json::field(first, "tempId")?;
-    let id = match json::unquote(id) {
-        Some(text) => text.into_owned(),
-        None => serde_json::from_str::<serde_json::Number>(id)
-            .ok()?
-            .to_string(),
-    };
-    (1..=MAX_TEMP_ID).contains(&id.len()).then_some(id)
+    let id = of_json(json::field(first, "tempId")?)?;
+    (1..=MAX_TEMP_ID)
+        .contains(&id.len())
+        .then(|| id.into_owned())
 }
 
 pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, EventError> {

@@ -180,27 +180,30 @@ impl Gateway {
     }
 
     /// Tells the members of a conversation of something that was said there, but not its
-    /// speaker: on all sockets that are not in the conversation's room and may join it. Of other
-    /// nodes it is asked once which of the members have sockets.
+    /// speaker: on all sockets that are not in the conversation's room and may join it, of this
+    /// namespace or, with `None`, of all. Of other nodes it is asked once which of the members
+    /// have sockets.
     ///
     /// # Errors
     /// `INVALID_EVENT`; `INTERNAL` when `data` cannot be written as JSON, or the store does not
     /// say who the members are.
     pub async fn notify<T: Serialize + ?Sized>(
         &self,
-        namespace: &str,
+        namespace: Option<&str>,
         conversation_id: &str,
         speaker: &UserKey,
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
         let message = said(event, &Args::one(data)?)?;
-        let Some(namespace) = self.shared.fanout.namespaces.find(namespace) else {
-            return Ok(());
+        let all = &self.shared.fanout.namespaces;
+        let namespaces: Vec<_> = match namespace {
+            Some(name) => all.find(name).into_iter().collect(),
+            None => all.iter().map(|(id, _)| id).collect(),
         };
         let told = self
             .shared
-            .notify(namespace, conversation_id, speaker, message);
+            .notify(&namespaces, conversation_id, speaker, message);
         told.await
             .map_err(|error| EventError::new(Code::Internal, error.to_string()))
     }

@@ -34,7 +34,7 @@ struct Told {
     is_wanted: bool,
     /// The first of them that was stored by this process.
     held: Option<u64>,
-    /// Where the room is.
+    /// Where the room is known to be; that of a conversation is told everywhere.
     namespaces: Vec<NamespaceId>,
 }
 
@@ -144,26 +144,22 @@ impl InDoubt {
         }
     }
 
-    /// Tells a room of a message of the store, in each namespace, unless it was told of it. The
-    /// namespaces, if another process has stored it: who is not in the room was told by nobody.
+    /// Tells a room of a message of the store, unless it was told of it; `tell` hears in which
+    /// namespaces the room is known. Whether another process has stored it: who is not in the
+    /// room was told by nobody.
     pub(crate) fn fill(
         &self,
         place: &Place,
         offset: u64,
-        mut tell: impl FnMut(NamespaceId),
-    ) -> Vec<NamespaceId> {
+        tell: impl FnOnce(&[NamespaceId]),
+    ) -> bool {
         let mut rooms = self.rooms();
         let Some(room) = rooms.get_mut(place).filter(|room| offset > room.offset) else {
-            return Vec::new();
+            return false;
         };
         room.offset = offset;
-        for namespace in &room.namespaces {
-            tell(*namespace);
-        }
-        match room.held.is_none_or(|held| offset < held) {
-            true => room.namespaces.clone(),
-            false => Vec::new(),
-        }
+        tell(&room.namespaces);
+        room.held.is_none_or(|held| offset < held)
     }
 
     /// Nothing of an earlier process can come any more.

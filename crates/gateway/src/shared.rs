@@ -95,13 +95,13 @@ impl Shared {
     }
 
     /// Tells the members of a conversation of something that was said there, but not its
-    /// speaker: on their sockets that are not in the room and may join it.
+    /// speaker: on their sockets in these namespaces that are not in the room and may join it.
     ///
     /// # Errors
     /// The store does not say who the members are.
     pub(crate) async fn notify(
         &self,
-        namespace: NamespaceId,
+        namespaces: &[NamespaceId],
         conversation_id: &str,
         speaker: &UserKey,
         message: Message,
@@ -112,8 +112,9 @@ impl Shared {
         let others: Vec<Arc<UserKey>> = others.cloned().collect();
         if !others.is_empty() {
             let room = rooms::of_conversation(conversation_id);
-            let place = (namespace, tenant, &*room);
-            let told = self.fanout.send_instead_of_room(place, &others, message);
+            let place = (tenant, &*room);
+            let fanout = &self.fanout;
+            let told = fanout.send_instead_of_room(namespaces, place, &others, message);
             told.await;
         }
         Ok(())

@@ -70,12 +70,20 @@ impl To {
 
     /// Tells a room of a message that was stored, as `message:new`: at once, or where messages
     /// before it may be there of which a killed process told nobody, after those. Of several
-    /// rooms it is the first. To be called as [`Tell`](heartline_core::store::Tell).
+    /// rooms it is the first. That of a conversation is told in every namespace, as the store
+    /// and the members are those of all. To be called as [`Tell`](heartline_core::store::Tell).
     ///
     /// # Errors
     /// As [`emit`](Self::emit).
     pub fn emit_stored(&self, message: &StoredMessage) -> Result<(), EventError> {
-        let emit = || self.emit("message:new", message);
+        let emit = || {
+            let (event, args) = ("message:new", Args::one(message)?);
+            if !self.is_of_conversation() {
+                return self.emit_args(event, &args);
+            }
+            let mut all = self.shared.fanout.namespaces.iter();
+            all.try_for_each(|(namespace, _)| self.emit_in(namespace, event, &args))
+        };
         let (Some(recovery), Some(room)) = (&self.shared.fanout.recovery, self.rooms.first())
         else {
             return emit();
@@ -101,6 +109,16 @@ impl To {
     /// # Errors
     /// As [`emit`](Self::emit).
     pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
+        self.emit_in(self.namespace, event, args)
+    }
+
+    /// Whether it is the room of a conversation.
+    fn is_of_conversation(&self) -> bool {
+        let is_one = |room: &String| rooms::conversation_of(room).is_some();
+        self.rooms.len() == 1 && self.rooms.iter().all(is_one)
+    }
+
+    fn emit_in(&self, namespace: NamespaceId, event: &str, args: &Args) -> Result<(), EventError> {
         if !self
             .rooms
             .iter()
@@ -120,7 +138,7 @@ impl To {
             // A room's own way: numbered, with its name for live subscribers.
             ([room], []) if SocketAddress::parse(room).is_none() => {
                 let to = ToRoom {
-                    namespace: self.namespace,
+                    namespace,
                     tenant: self.tenant.as_deref(),
                     room,
                     key: None,
@@ -130,7 +148,7 @@ impl To {
             }
             (rooms, except) => {
                 let to = ToRooms {
-                    namespace: self.namespace,
+                    namespace,
                     tenant: self.tenant.as_ref(),
                     rooms,
                     except,

@@ -61,6 +61,8 @@ async fn tell_room(
         Some(id) => Channel::Conversation(id.into()),
         None => Channel::Room(name.to_string()),
     };
+    // As when the message is stored.
+    let everywhere: Vec<_> = shared.fanout.namespaces.iter().map(|(id, _)| id).collect();
     loop {
         let part = shared.store.history(HistoryQuery {
             tenant: tenant.clone(),
@@ -80,21 +82,32 @@ async fn tell_room(
             let Ok(json) = to_json(message) else {
                 continue;
             };
-            let told = in_doubt.fill(place, message.offset, |namespace| {
-                let to = ToRoom {
-                    namespace,
-                    tenant: tenant.as_deref(),
-                    room: name,
-                    key: None,
-                    skip: None,
-                };
-                let new = Message::new("message:new", &json);
-                drop(shared.fanout.publish_to_room(&to, new));
-            });
-            if let Channel::Conversation(conversation) = &channel {
-                for namespace in told {
-                    notify(shared, (namespace, tenant), conversation, (message, &json)).await;
+            let tell_in = |namespaces: &[NamespaceId]| {
+                for &namespace in namespaces {
+                    let to = ToRoom {
+                        namespace,
+                        tenant: tenant.as_deref(),
+                        room: name,
+                        key: None,
+                        skip: None,
+                    };
+                    let new = Message::new("message:new", &json);
+                    drop(shared.fanout.publish_to_room(&to, new));
                 }
+            };
+            let Channel::Conversation(conversation) = &channel else {
+                in_doubt.fill(place, message.offset, tell_in);
+                continue;
+            };
+            let is_anothers = in_doubt.fill(place, message.offset, |_| tell_in(&everywhere));
+            if is_anothers {
+                notify(
+                    shared,
+                    (&everywhere[..], tenant),
+                    conversation,
+                    (message, &json),
+                )
+                .await;
             }
         }
     }
@@ -103,7 +116,7 @@ async fn tell_room(
 /// Tells members who are not in the room, as when the message is stored.
 async fn notify(
     shared: &Shared,
-    (namespace, tenant): (NamespaceId, &Option<Arc<str>>),
+    (namespaces, tenant): (&[NamespaceId], &Option<Arc<str>>),
     conversation_id: &str,
     (message, json): (&StoredMessage, &str),
 ) {
@@ -117,7 +130,7 @@ async fn notify(
         json::quote(conversation_id)
     );
     let notification = Message::new("message:notification", &data);
-    let told = shared.notify(namespace, conversation_id, &speaker, notification);
+    let told = shared.notify(namespaces, conversation_id, &speaker, notification);
     if let Err(error) = told.await {
         tracing::error!(%error, "a conversation's members could not be told");
     }

@@ -1,8 +1,8 @@
 //! Heartline's live protocol: one JSON object per WebSocket text frame.
 //!
 //! Source: Heartline's contract, "Transports". A frame has a `type`; an `id`
-//! that the client sends, a string or a number, comes back in the answer.
-//! Payloads and ids stay raw JSON.
+//! that the client sends, a string or a number, comes back in the answer as it
+//! was written. Payloads and ids stay raw JSON.
 //!
 //! ```
 //! use heartline_wire::live::{self, ClientFrame};
@@ -141,6 +141,8 @@ pub enum FrameError<'a> {
         /// Comes back in the answer.
         id: Option<&'a str>,
     },
+    /// The `id` is neither a string nor a number: nothing can come back in the answer.
+    WrongId,
     /// The object has no `type`, or one that is no string.
     NoType {
         /// Comes back in the answer.
@@ -168,7 +170,7 @@ impl<'a> FrameError<'a> {
     /// The frame's `id` as it came, if it has one that can come back.
     pub fn id(&self) -> Option<&'a str> {
         match *self {
-            Self::NotJson => None,
+            Self::NotJson | Self::WrongId => None,
             Self::NoType { id }
             | Self::Twice { id, .. }
             | Self::UnknownType { id, .. }
@@ -188,6 +190,7 @@ impl fmt::Display for FrameError<'_> {
         match self {
             Self::NotJson => f.write_str("the frame is not a JSON object"),
             Self::Twice { field, .. } => write!(f, "the frame has {field} twice"),
+            Self::WrongId => f.write_str("id must be a string or a number"),
             Self::NoType { .. } => f.write_str("the frame has no type"),
             // A precision cuts at characters.
             Self::UnknownType { kind, .. } => write!(

@@ -2,9 +2,11 @@
 //!
 //! Every packet is one binary message: a map with `type`, `data`, `nsp` and
 //! perhaps `id`, in the dialect of `notepack.io` 2.2 (the msgpack
-//! specification, with `undefined` and dates as extensions of type 0). There
+//! specification, with `undefined` and dates as fixexts of type 0, and what is an
+//! `ArrayBuffer` or a typed array on Node as an ext 8, 16 or 32 of type 0). There
 //! are no placeholders and no binary kinds; binary is a msgpack bin in its
-//! place.
+//! place. A bin is also what is written: notepack reads it as a `Buffer` on Node and as an
+//! `ArrayBuffer` in browsers, where it does not know that ext.
 //!
 //! Packets are transcoded into the shape of the default parser: the payload
 //! becomes JSON text with placeholders, bins become attachments. So the rest of

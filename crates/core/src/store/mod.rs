@@ -11,6 +11,7 @@ pub mod memory;
 pub mod offer;
 mod people;
 mod retention;
+pub mod temp_id;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,7 +55,8 @@ pub struct NewMessage {
     pub channel: Channel,
     /// The text.
     pub content: String,
-    /// The sender's own name for it: the same twice in one channel is one message.
+    /// The sender's own name for it, as [`temp_id`] says: the same twice in one channel is one
+    /// message.
     pub temp_id: Option<String>,
     /// Unix milliseconds.
     pub created_at: u64,
@@ -77,8 +79,11 @@ pub struct StoredMessage {
     pub sender_type: Option<String>,
     /// The text.
     pub content: String,
-    /// The sender's own name for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The sender's own name for it, as [`temp_id`] says. In JSON it is as it was given.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "temp_id::serialize"
+    )]
     pub temp_id: Option<String>,
     /// Unix milliseconds.
     pub created_at: u64,

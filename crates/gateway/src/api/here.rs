@@ -603,7 +603,7 @@ impl Gateway {
     }
 
     /// Gives an event to one socket of this node; its acknowledgement, if one is
-    /// waited for: binary in it as base64, since JSON has nothing else for it.
+    /// waited for, with base64 in the place of binary.
     pub(crate) async fn emit_here(
         &self,
         socket_id: &str,
@@ -628,7 +628,7 @@ impl Gateway {
         };
         let answer = self.shared.fanout.ask_socket(to, message);
         match tokio::time::timeout(time, answer).await {
-            Ok(Ok(args)) => Ok(Some(args.inlined())),
+            Ok(Ok(args)) => Ok(Some(args.into_text())),
             Ok(Err(error)) => Err(EmitError::new(&error.code, &error.error)),
             Err(_) => Err(EmitError::from(Code::Timeout)),
         }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_wire::json;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::auth::UserKey;
-use crate::store::{Channel, NewMessage, StoreError, Stored, StoredMessage, Tell};
-use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, To, rooms};
+use crate::store::{Channel, NewMessage, StoreError, Stored, StoredMessage, Tell, temp_id};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, To, objects, rooms};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;
@@ -30,6 +32,7 @@ pub(super) struct Draft {
     conversation: Option<String>,
     room: Option<String>,
     content: Option<String>,
+    /// As [`temp_id`] says.
     temp_id: Option<String>,
     /// A `conversationId` came that is no id.
     has_other_conversation: bool,
@@ -47,33 +50,46 @@ impl FromEvent for Draft {
             conversation_id: Option<serde_json::Value>,
             room: Option<serde_json::Value>,
             content: Option<serde_json::Value>,
-            temp_id: Option<serde_json::Value>,
+            temp_id: Option<Box<RawValue>>,
         }
-        let Ok(Json(raw)) = Json::<Raw>::from_event(event) else {
+        let Ok(raw) = objects::read::<Raw>(&json::whole(event.first())) else {
             return Ok(Draft::default());
         };
         let (conversation, has_other_conversation) = id(raw.conversation_id);
         let (room, has_other_room) = id(raw.room);
-        // What a form has before anything is put there is no tempId.
-        let is_text = |id: &serde_json::Value| id.as_str() != Some("");
-        let (temp_id, has_other_temp_id) = id(raw.temp_id.filter(is_text));
+        let (temp_id, has_other_temp_id) = match raw.temp_id.as_deref().map(RawValue::get) {
+            // What a form has before anything is put there is no tempId.
+            None | Some("\"\"") => (None, false),
+            Some(raw) => {
+                let kept = kept_temp_id(raw);
+                let is_other = kept.is_none();
+                (kept, is_other)
+            }
+        };
         let content = match raw.content {
             Some(serde_json::Value::String(text)) => Some(text),
             _ => None,
         };
-        // Not all databases keep a NUL.
-        let fits = |id: &String| id.len() <= MAX_TEMP_ID && !id.contains('\0');
-        let temp_id_fits = temp_id.as_ref().is_none_or(fits);
         Ok(Draft {
             conversation,
             room,
             content,
-            temp_id: temp_id.filter(fits),
+            temp_id,
             has_other_conversation,
             has_other_room,
-            has_other_temp_id: has_other_temp_id || !temp_id_fits,
+            has_other_temp_id,
         })
     }
+}
+
+/// A `tempId` as stores keep it; `None`: no message can be known again by it.
+fn kept_temp_id(raw: &str) -> Option<String> {
+    let text = json::unquote(raw);
+    let text = text.as_deref().unwrap_or(raw);
+    // Not all databases keep a NUL.
+    let fits = text.len() <= MAX_TEMP_ID && !text.contains('\0');
+    let kept = temp_id::of_json(raw).filter(|_| fits)?;
+    Some(kept.into_owned())
 }
 
 /// An id: text that is not empty, or a number; and whether something else came in its place.
@@ -90,14 +106,19 @@ fn id(value: Option<serde_json::Value>) -> (Option<String>, bool) {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Sent {
     ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "temp_id::serialize"
+    )]
     temp_id: Option<String>,
     message: StoredMessage,
 }
 
 /// Errors of this event are announced as `message:error`, and named by `tempId`.
 fn refuse(temp_id: &Option<String>, error: impl Into<EventError>) -> EventError {
-    error.into().announce().about(temp_id.clone())
+    let mut error = error.into().announce();
+    error.temp_id.clone_from(temp_id);
+    error
 }
 
 /// Text of 1 to `max` characters.
@@ -229,7 +250,8 @@ struct Notification<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Confirmation<'a> {
-    temp_id: Option<&'a str>,
+    #[serde(serialize_with = "temp_id::serialize")]
+    temp_id: &'a Option<String>,
     message: &'a StoredMessage,
 }
 
@@ -284,12 +306,12 @@ async fn send(
     // From here on the message exists: a failure to tell somebody is not the
     // sender's error. A repetition is only answered, everybody else knows.
     if let (Channel::Conversation(conversation), false) = (&channel, stored.duplicate) {
-        notify(&socket, &gateway, &sender, conversation, &message).await;
+        notify(&gateway, &sender, conversation, &message).await;
     }
     socket.answer(
         "message:sent",
         &Confirmation {
-            temp_id: temp_id.as_deref(),
+            temp_id: &temp_id,
             message: &message,
         },
     )?;
@@ -328,10 +350,9 @@ async fn store(gateway: &Gateway, new: NewMessage, tell: Tell) -> Result<Stored,
     Err(EventError::retry_after(error, RETRY_AFTER_MS))
 }
 
-/// Tells a conversation's members who are not in its room. Which of their sockets may
-/// hear of it is decided where each of them is, by what is open to it at that moment.
+/// Tells a conversation's members who are not in its room, in all namespaces. Which of their
+/// sockets may hear of it is decided where each of them is, by what is open to it at that moment.
 async fn notify(
-    socket: &Socket,
     gateway: &Gateway,
     sender: &Arc<UserKey>,
     conversation: &str,
@@ -342,8 +363,7 @@ async fn notify(
         message,
     };
     let event = "message:notification";
-    let (namespace, id) = (socket.namespace(), conversation);
-    let told = gateway.notify(namespace, id, sender, event, &notification);
+    let told = gateway.notify(None, conversation, sender, event, &notification);
     if let Err(error) = told.await {
         tracing::error!(%error, "a conversation's members could not be told");
     }

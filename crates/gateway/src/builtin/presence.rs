@@ -136,7 +136,7 @@ pub(super) async fn metrics_request(
 ) -> Result<Json<serde_json::Value>, EventError> {
     if !socket.identity().admin {
         let sentence = "Only an admin's token may ask for metrics";
-        return Err(EventError::new(Code::Forbidden, sentence).announce());
+        return Err(EventError::new(Code::Forbidden, sentence));
     }
     let counts = gateway.counts();
     let response = MetricsResponse {

@@ -60,20 +60,23 @@ impl Fanout {
         (self.send_here(to, message), Published::Here(None))
     }
 
-    /// Tells users of something instead of a room's events, on all nodes: on their sockets that
-    /// are not in the room and may join it. Of other nodes it is asked once which of the users
-    /// have sockets at all.
+    /// Tells users of something instead of a room's events, in these namespaces on all nodes: on
+    /// their sockets that are not in the room and may join it. Of other nodes it is asked once
+    /// which of the users have sockets at all.
     pub(crate) async fn send_instead_of_room(
         &self,
-        (namespace, tenant, room): (NamespaceId, Option<Arc<str>>, &str),
+        namespaces: &[NamespaceId],
+        (tenant, room): (Option<Arc<str>>, &str),
         users: &[Arc<UserKey>],
         message: Message,
     ) {
-        let to = |user| ToUser::instead_of(namespace, user, room);
         if self.common().is_some() {
             // Nodes that have nobody of a user's do not hear it.
-            for user in users {
-                drop(self.send_to_user(&to(user), message.clone()));
+            for &namespace in namespaces {
+                for user in users {
+                    let to = ToUser::instead_of(namespace, user, room);
+                    drop(self.send_to_user(&to, message.clone()));
+                }
             }
             return;
         }
@@ -81,24 +84,43 @@ impl Fanout {
             let ids = users.iter().map(|user| user.user_id.to_string()).collect();
             let there = self.backplane.presence(tenant.clone(), ids).await;
             let online = users.iter().zip(&there).filter(|(_, there)| there.online);
-            let mut names = Vec::new();
-            for (user, _) in online {
-                match user_name(user) {
-                    Some(name) => names.push(name),
-                    None => self.backplane.publish(&self.target(&to(user)), &message),
-                }
-            }
-            if !names.is_empty() {
-                let target = Target::Users {
-                    namespace: self.namespace_name(namespace),
-                    tenant: tenant.as_deref(),
-                    users: NameList(&NameList::text(&names)),
-                    instead_of: room,
-                };
-                self.backplane.publish(&target, &message);
+            let online: Vec<&UserKey> = online.map(|(user, _)| &**user).collect();
+            for &namespace in namespaces {
+                self.send_to_users_elsewhere(namespace, (&tenant, room), &online, &message);
             }
         }
-        self.send_to_users_here((namespace, room), users, message);
+        for &namespace in namespaces {
+            self.send_to_users_here((namespace, room), users, message.clone());
+        }
+    }
+
+    /// The part of [`send_instead_of_room`](Self::send_instead_of_room) that goes to other nodes.
+    fn send_to_users_elsewhere(
+        &self,
+        namespace: NamespaceId,
+        (tenant, room): (&Option<Arc<str>>, &str),
+        online: &[&UserKey],
+        message: &Message,
+    ) {
+        let mut names = Vec::new();
+        for user in online {
+            match user_name(user) {
+                Some(name) => names.push(name),
+                None => {
+                    let to = ToUser::instead_of(namespace, user, room);
+                    self.backplane.publish(&self.target(&to), message);
+                }
+            }
+        }
+        if !names.is_empty() {
+            let target = Target::Users {
+                namespace: self.namespace_name(namespace),
+                tenant: tenant.as_deref(),
+                users: NameList(&NameList::text(&names)),
+                instead_of: room,
+            };
+            self.backplane.publish(&target, message);
+        }
     }
 
     pub(super) fn send_to_users_here(

@@ -164,7 +164,7 @@ const SHAPES: &[Shape] = &[
             ("senderId", "string"),
             ("senderType", "string?"),
             ("content", "string"),
-            ("tempId", "string?"),
+            ("tempId", "string|number?"),
             ("createdAt", "integer"),
         ],
     ),
@@ -264,6 +264,9 @@ fn schema(kind: &str) -> Value {
     if let Some(item) = kind.strip_suffix("[]") {
         return json!({ "type": "array", "items": schema(item) });
     }
+    if let Some((one, other)) = kind.split_once('|') {
+        return json!({ "type": [one, other] });
+    }
     match kind {
         "any" => json!({}),
         name if name.starts_with(|first: char| first.is_ascii_uppercase()) => reference(name),
@@ -343,7 +346,11 @@ mod tests {
                 Value::Number(_) => "integer",
                 _ => continue,
             };
-            assert_eq!(described[member]["type"], kind, "{name}.{member}");
+            let types = &described[member]["type"];
+            let is_one = types
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one == kind));
+            assert!(types == kind || is_one, "{name}.{member}");
         }
     }
 

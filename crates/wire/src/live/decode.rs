@@ -83,6 +83,14 @@ impl<'a> Fields<'a> {
             .filter(|id| matches!(id.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')))
     }
 
+    /// The id, which an answer can repeat; `null` is none.
+    fn checked_id(&self) -> Result<Option<&'a str>, FrameError<'a>> {
+        match (self.id(), self.id) {
+            (None, Some(other)) if other != "null" => Err(FrameError::WrongId),
+            (id, _) => Ok(id),
+        }
+    }
+
     /// What came of an earlier connection; a `resume` that is no string is none.
     fn resume(&self) -> Option<Box<Resume<'a>>> {
         let token = self.resume.and_then(json::unquote)?;
@@ -103,8 +111,9 @@ impl<'a> Fields<'a> {
 /// Decodes a client's frame.
 ///
 /// Unknown members are ignored; a known one that is given twice is refused, as
-/// it is in the data of an event. An `id` that is neither string nor number is ignored, and so
-/// is a `recover` that is not `{"epoch":<string>,"offset":<integer>}`: the
+/// it is in the data of an event, and so is an `id` that is neither string nor number nor
+/// `null`: whoever waits for it would wait for ever. A `recover` that is not
+/// `{"epoch":<string>,"offset":<integer>}` is ignored: the
 /// answer then says that nothing was recovered.
 ///
 /// # Errors
@@ -113,7 +122,7 @@ impl<'a> Fields<'a> {
 pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
     let fields = Fields::read(text)?;
     let kind = fields.kind.and_then(json::unquote);
-    let id = fields.id();
+    let id = fields.checked_id()?;
     let kind = kind.ok_or(FrameError::NoType { id })?;
     let need = |kind, field, raw| text_field(kind, field, raw, id);
     Ok(match kind.as_ref() {

@@ -1,4 +1,5 @@
-//! A reader for msgpack values (<https://github.com/msgpack/msgpack/blob/master/spec.md>).
+//! A reader for msgpack values (<https://github.com/msgpack/msgpack/blob/master/spec.md>), in
+//! notepack's dialect.
 
 use super::DecodeError;
 
@@ -11,11 +12,15 @@ pub(super) enum Value<'a> {
     Signed(i64),
     Float(f64),
     Str(&'a str),
+    /// A bin, or what notepack writes for an `ArrayBuffer` or a typed array: an ext 8, 16 or 32
+    /// of type 0, of whatever length.
     Bin(&'a [u8]),
     /// Number of elements, at most as many as bytes follow.
     Array(usize),
     /// Number of pairs, at most half as many as bytes follow.
     Map(usize),
+    /// An extension. Of type 0 it is a fixext: with one byte notepack's `undefined`, with eight
+    /// its date.
     Ext(i8, &'a [u8]),
 }
 
@@ -124,9 +129,13 @@ impl<'a> Reader<'a> {
         utf8(self.take(len)?)
     }
 
+    /// An ext whose length takes `N` bytes.
     fn ext_sized<const N: usize>(&mut self) -> Result<Value<'a>, DecodeError> {
         let len = self.length::<N>()?;
-        self.ext(len)
+        Ok(match self.ext(len)? {
+            Value::Ext(0, bytes) => Value::Bin(bytes),
+            other => other,
+        })
     }
 
     fn ext(&mut self, len: usize) -> Result<Value<'a>, DecodeError> {

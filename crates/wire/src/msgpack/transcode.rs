@@ -28,7 +28,8 @@ const AROUND: usize = 8;
 /// several may claim the same bin; see
 /// [`check_placeholders`](crate::socketio::check_placeholders). `undefined` becomes `null` (and
 /// counts as absent for `data` and `id`), a date its ISO 8601 string, and a
-/// number that JSON cannot express `null`. An extension nobody knows becomes
+/// number that JSON cannot express `null`. An `ArrayBuffer` or a typed array (an ext 8, 16 or
+/// 32 of type 0) is a bin. An extension nobody knows becomes
 /// the array of its type and its bytes, as the reference reads it.
 ///
 /// # Errors
@@ -128,7 +129,7 @@ struct Transcoder<'a> {
     attached: usize,
 }
 
-/// `undefined` in notepack: a fixext 1 of type 0.
+/// `undefined` in notepack: a fixext 1 of type 0. Longer heads of type 0 are [`Value::Bin`].
 fn is_undefined(value: &Value<'_>) -> bool {
     matches!(value, Value::Ext(0, [_]))
 }

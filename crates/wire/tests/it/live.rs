@@ -144,9 +144,16 @@ fn frames() {
             },
         ),
         (r#"{"type":"ping"}"#, Ping { id: None }),
-        // Ids that are neither string nor number are ignored, so are strangers.
+        // An id that is null is none; strangers are ignored.
         (r#"{"type":"ping","id":null,"foo":{}}"#, Ping { id: None }),
-        (r#"{"type":"ping","id":{"a":1}}"#, Ping { id: None }),
+        // Numbers stay as they were written, also those that JavaScript cannot have.
+        (
+            r#"{"type":"ping","id":9007199254740993}"#,
+            Ping {
+                id: Some("9007199254740993"),
+            },
+        ),
+        (r#"{"type":"ping","id":1e400}"#, Ping { id: Some("1e400") }),
         // So are strangers that come twice.
         (r#"{"type":"ping","foo":1,"foo":2}"#, Ping { id: None }),
         // Names and types may be escaped.
@@ -174,6 +181,12 @@ fn wrong_frames() {
         (r#"{"type":"ping"}x"#, NotJson),
         (r#"{"type":"ping",}"#, NotJson),
         (r#"{"type":"emit","event":"e","data":[1,]}"#, NotJson),
+        // Nothing comes back in an answer but a string or a number.
+        (r#"{"type":"ping","id":{"a":1}}"#, WrongId),
+        (r#"{"type":"subscribe","topic":"t","id":[1]}"#, WrongId),
+        (r#"{"id":true,"type":"emit","event":"e"}"#, WrongId),
+        (r#"{"type":"auth","token":"t","id":false}"#, WrongId),
+        (r#"{"type":"nothing","id":{}}"#, WrongId),
         ("{}", no_type(None)),
         (r#"{"type":1}"#, no_type(None)),
         (r#"{"id":"a","type":null}"#, no_type(Some("\"a\""))),
@@ -251,6 +264,10 @@ fn errors_do_not_echo_payloads() {
     assert_eq!(
         FrameError::NotJson.message(),
         "the frame is not a JSON object"
+    );
+    assert_eq!(
+        FrameError::WrongId.message(),
+        "id must be a string or a number"
     );
     assert_eq!(
         FrameError::NoType { id: None }.message(),

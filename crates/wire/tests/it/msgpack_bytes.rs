@@ -87,6 +87,7 @@ fn values() {
         ("c60000000101", r#"{"_placeholder":true,"num":0}"#),
         // notepack's undefined and dates.
         ("d40000", "null"),
+        ("d40001", "null"),
         ("d7000000000000000000", "\"1970-01-01T00:00:00.000Z\""),
         ("d700000001970a1b2c3d", "\"2025-05-26T01:00:42.429Z\""),
         ("d700ffffffffffffffff", "\"1969-12-31T23:59:59.999Z\""),
@@ -106,7 +107,14 @@ fn values() {
             "c70cff00000000ffffffffffffffff",
             "\"1969-12-31T23:59:59.000Z\"",
         ),
+        // notepack's ArrayBuffers and typed arrays, of the lengths of undefined and dates too.
+        ("c70000", r#"{"_placeholder":true,"num":0}"#),
+        ("c7010000", r#"{"_placeholder":true,"num":0}"#),
+        ("c708000000000000000000", r#"{"_placeholder":true,"num":0}"#),
+        ("c800010000", r#"{"_placeholder":true,"num":0}"#),
+        ("c9000000010000", r#"{"_placeholder":true,"num":0}"#),
         // Extensions that nobody knows: type and bytes.
+        ("d5000102", r#"[0,{"_placeholder":true,"num":0}]"#),
         ("d40501", r#"[5,{"_placeholder":true,"num":0}]"#),
         ("d5fe0102", r#"[-2,{"_placeholder":true,"num":0}]"#),
         (
@@ -119,6 +127,37 @@ fn values() {
     ] {
         assert_eq!(argument(hex).as_deref(), Ok(expected), "{hex}");
     }
+}
+
+/// `ArrayBuffer`s and typed arrays: what is attached are the bytes that were sent.
+#[test]
+fn array_buffers_are_attachments() {
+    for (hex, expected) in [
+        ("c70000", &[][..]),
+        ("c7010000", &[0]),
+        ("c7010007", &[7]),
+        ("c70400 0000c03f", &[0, 0, 0xc0, 0x3f]),
+        ("c7080001 02030405060708", &[1, 2, 3, 4, 5, 6, 7, 8]),
+        ("c800020007ff", &[7, 0xff]),
+        ("c900000002 0007ff", &[7, 0xff]),
+    ] {
+        let packet = decode(&packet(2, &format!("92 a165 81 a161 {hex}"))).unwrap();
+        assert_eq!(
+            packet.data.as_deref(),
+            Some(r#"["e",{"a":{"_placeholder":true,"num":0}}]"#),
+            "{hex}"
+        );
+        assert_eq!(packet.attachments, [expected], "{hex}");
+    }
+    // Undefined is a fixext 1 alone: neither data nor an id is absent otherwise.
+    let empty = decode(&packet(0, "c7010000")).map(|packet| packet.data);
+    assert!(!matches!(empty, Ok(None)), "{empty:?}");
+    let id = "84 a474797065 02 a464617461 91a165 a36e7370 a12f a26964";
+    assert_eq!(decode(&bytes(&format!("{id} d40000"))).unwrap().id, None);
+    assert_eq!(
+        decode(&bytes(&format!("{id} c7010000"))),
+        Err(DecodeError::InvalidPacket)
+    );
 }
 
 #[test]

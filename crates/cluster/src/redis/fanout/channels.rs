@@ -21,7 +21,8 @@ struct Channel {
     users: usize,
     confirmed: bool,
     /// Somebody counts on what is published there, and some of that may not have come. They are
-    /// told before the next publication, and when the subscription is confirmed.
+    /// told before the next publication or mark, and a moment after the subscription is
+    /// confirmed.
     missed: bool,
     /// The server has ended the subscription, which is not confirmed again yet.
     is_taken: bool,
@@ -35,6 +36,8 @@ struct Table {
     channels: HashMap<Arc<str>, Channel>,
     /// Channels to be subscribed to or left, if that is still so when they are looked at.
     changed: Vec<Arc<str>>,
+    /// Channels that are heard again, and in which something was missed.
+    again: Vec<Arc<str>>,
 }
 
 /// Channels whose subscriptions are to be changed.
@@ -48,6 +51,7 @@ pub(super) struct Changes {
 pub(super) struct Channels {
     table: Mutex<Table>,
     work: Notify,
+    again: Notify,
 }
 
 /// A room's channel, for as long as it is held.
@@ -144,18 +148,51 @@ impl Channels {
         let Some(channel) = table.channels.get_mut(name) else {
             return false;
         };
-        channel.numbers.lost(origin.tag, origin.after)
+        let is_news = channel.numbers.lost(origin.tag, origin.after);
+        // What was missed besides is told with it.
+        std::mem::take(&mut channel.missed) || is_news
     }
 
     /// The connection by which everything came had ended here.
     pub(super) fn cut(&self) {
-        for channel in locked(&self.table).channels.values_mut() {
+        let mut table = locked(&self.table);
+        table.again.clear();
+        for channel in table.channels.values_mut() {
             channel.missed = true;
             channel.numbers.forget();
         }
     }
 
-    /// A channel was confirmed here. Was something missed before, of which nobody was told?
+    /// A channel was confirmed here. What was missed before, if anything was, is
+    /// [told later](Self::take_again).
+    pub(super) fn is_heard_again(&self, name: &str) {
+        let table = &mut *locked(&self.table);
+        if let Some((name, channel)) = table.channels.get_key_value(name)
+            && channel.missed
+        {
+            table.again.push(name.clone());
+            self.again.notify_one();
+        }
+    }
+
+    /// Returns when there are channels that are heard again, and of which something is to be
+    /// told.
+    pub(super) async fn heard_again(&self) {
+        self.again.notified().await;
+    }
+
+    /// Those of them of which nobody was told since. They are told now.
+    pub(super) fn take_again(&self) -> Vec<Arc<str>> {
+        let table = &mut *locked(&self.table);
+        let mut again = std::mem::take(&mut table.again);
+        again.retain(|name| {
+            let channel = table.channels.get_mut(name);
+            channel.is_some_and(|channel| std::mem::take(&mut channel.missed))
+        });
+        again
+    }
+
+    /// A channel is heard. Was something missed before, of which nobody was told?
     pub(super) fn goes_on(&self, name: &str) -> bool {
         let mut table = locked(&self.table);
         let channel = table.channels.get_mut(name);

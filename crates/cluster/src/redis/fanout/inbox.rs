@@ -36,6 +36,8 @@ pub(super) enum Item {
     Cut,
     /// From here on a channel is heard again, or for the first time.
     Heard { channel: Vec<u8> },
+    /// The channels that are heard again have been for a while: what was missed is told.
+    Gathered,
     /// From here on it is not heard any more.
     NotHeard { channel: Vec<u8> },
     /// Publications in a channel were lost.
@@ -57,7 +59,11 @@ impl Item {
             Item::Heard { channel } | Item::NotHeard { channel } | Item::Lost { channel } => {
                 channel.len()
             }
-            Item::Cut | Item::LostForUsers | Item::LostForAnybody | Item::Found => 0,
+            Item::Cut
+            | Item::Gathered
+            | Item::LostForUsers
+            | Item::LostForAnybody
+            | Item::Found => 0,
         }
     }
 }

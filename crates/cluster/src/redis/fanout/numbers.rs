@@ -13,7 +13,7 @@ const MAX_SENDERS: usize = 1024;
 
 /// How far a publication may be behind another one of its sender in the same channel: further
 /// than what is ever sent again.
-const MAX_BEHIND: u64 = 65_536;
+pub(super) const MAX_BEHIND: u64 = 65_536;
 
 /// Of all numbers between these it is known what became of them.
 #[derive(Debug, Clone, Copy)]

@@ -20,12 +20,16 @@ use super::driver::{Driver, Heard, Link, Listener};
 use super::inbox::{Inbox, Item, Worker};
 use super::keyed::{Foreign as Verdict, Keyed};
 use super::line::Line;
-use super::numbers::Numbers;
+use super::numbers::{MAX_BEHIND, Numbers};
 use crate::envelope::{self, Body, Origin, Said, Seen, Unread};
 use crate::locked::locked;
 use crate::names;
 use crate::seal::Seal;
 
+/// How long after a room's channel is heard again its members are told of what was missed.
+/// Other nodes were cut off by the same, mostly, and say within it what they have lost, which is
+/// told in one. If more comes in the room, it is told before that.
+pub(super) const GATHER: Duration = Duration::from_millis(250);
 /// Channels in one command.
 const MAX_CHANNELS_PER_COMMAND: usize = 512;
 /// How often a connection that only listens is tried.
@@ -68,6 +72,8 @@ pub(super) struct Ear {
     /// The channel that all nodes hear, and its numbers.
     everybody: String,
     everybody_numbers: Mutex<Numbers>,
+    /// The number with which each sender said last that everybody has lost something.
+    everybody_told: Mutex<HashMap<u32, u64>>,
     /// What each sender's publications were heard of.
     seen: Mutex<HashMap<u32, Seen>>,
     channels: Arc<Channels>,
@@ -113,6 +119,7 @@ impl Worker for Ear {
                 self.keyed.forget_all();
             }
             Item::Heard { channel } => self.goes_on(text(&channel)),
+            Item::Gathered => self.tell_gathered(),
             Item::NotHeard { channel } => {
                 let channel = text(&channel);
                 if self.channels.taken_away(channel)
@@ -161,9 +168,22 @@ impl Ear {
         {
             line.falls_behind();
         }
-        let is_rooms = names::room_of_channel(&self.rooms, channel).is_some();
-        if self.channels.goes_on(channel) && is_rooms {
+        if names::room_of_channel(&self.rooms, channel).is_none() {
+            return;
+        }
+        if self.line.is_none() {
+            self.channels.is_heard_again(channel);
+        } else if self.channels.goes_on(channel) {
+            // What comes by the line does not come by the room's channel, and is not to come
+            // before.
             self.tell_lost_of(channel);
+        }
+    }
+
+    /// Tells what was missed in channels that are heard again, unless it was told since.
+    fn tell_gathered(&self) {
+        for channel in self.channels.take_again() {
+            self.tell_lost_of(&channel);
         }
     }
 
@@ -192,6 +212,8 @@ impl Ear {
         } else if channel.starts_with(&self.processes) {
             self.tell(Missed::Users);
         } else {
+            // Rooms that are heard again are told herewith.
+            drop(self.channels.take_again());
             self.tell(Missed::Anybody);
         }
     }
@@ -254,11 +276,31 @@ impl Ear {
         }
         let is_news = match channel == self.everybody {
             true => locked(&self.everybody_numbers).lost(origin.tag, origin.after),
-            false => self.channels.lost(channel, origin),
+            false => self.channels.lost(channel, origin) && !self.was_told_to_all(origin),
         };
         if is_news {
             self.tell_lost_of(channel);
+            self.note_told(channel, origin);
         }
+    }
+
+    /// Whether everybody was told of a loss by the same sender after what this one has lost was
+    /// said. A number that is far ahead is no sender's own.
+    fn was_told_to_all(&self, origin: Origin) -> bool {
+        let told = locked(&self.everybody_told).get(&origin.tag).copied();
+        let ahead = told.and_then(|told| told.checked_sub(origin.after));
+        ahead.is_some_and(|ahead| (1..=MAX_BEHIND).contains(&ahead))
+    }
+
+    fn note_told(&self, channel: &str, origin: Origin) {
+        if channel != self.everybody {
+            return;
+        }
+        let mut told = locked(&self.everybody_told);
+        if told.len() >= MAX_SENDERS && !told.contains_key(&origin.tag) {
+            told.clear();
+        }
+        told.insert(origin.tag, origin.number);
     }
 
     fn hear_publication(&self, channel: &str, origin: Origin, said: Said<'_>) {
@@ -298,6 +340,8 @@ impl Ear {
     }
 
     fn hear_server(&self, channel: &[u8], payload: &[u8]) {
+        // It has no number, and may be for any room.
+        self.tell_gathered();
         match self.adapter.decode(channel, payload, self.max_payload) {
             Ok(foreign) => {
                 self.counters.received.fetch_add(1, Ordering::Relaxed);
@@ -325,6 +369,14 @@ impl Ear {
 /// A channel's name; those of other programs may be no text, and are none of ours.
 fn text(channel: &[u8]) -> &str {
     str::from_utf8(channel).unwrap_or_default()
+}
+
+/// Returns at a moment, if there is one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A connection's end, as it is heard.
@@ -365,6 +417,7 @@ impl Receiver {
             processes,
             everybody,
             everybody_numbers: Mutex::default(),
+            everybody_told: Mutex::default(),
             seen: Mutex::default(),
             channels: fanout.channels.clone(),
             keyed: fanout.keyed.clone(),
@@ -432,6 +485,7 @@ impl Receiver {
         }
         let wanted = self.channels.all_wanted();
         self.subscribe(&mut link, &wanted).await?;
+        let mut gathered = None;
         self.channels.set_connected();
         tracing::debug!(rooms = wanted.len(), "other nodes' publications arrive");
         let mut next_ping = Instant::now() + PING_INTERVAL;
@@ -446,6 +500,13 @@ impl Receiver {
                 () = self.is_behind() => {
                     finding = Box::pin(self.find());
                     finds = true;
+                }
+                () = self.channels.heard_again(), if gathered.is_none() => {
+                    gathered = Some(Instant::now() + GATHER);
+                }
+                () = at(gathered) => {
+                    gathered = None;
+                    self.inbox.take_in(Item::Gathered);
                 }
                 () = ending.noticed.notified() => {}
                 () = self.channels.changed() => {}

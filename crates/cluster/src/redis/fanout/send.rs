@@ -291,10 +291,14 @@ impl Queue {
         }
     }
 
-    /// Some of those who are owed a mark.
+    /// Some of those who are owed a mark. Everybody is the first: whoever hears that need not
+    /// tell again what a room has lost.
     fn next_owed(&self) -> Vec<(Recipients, u64)> {
         let mut line = locked(&self.0.line);
-        let next: Vec<Recipients> = line.owed.keys().take(MAX_PER_WRITE).cloned().collect();
+        let everybody = line.owed.get_key_value(&self.0.everybody);
+        let others = line.owed.keys().filter(|to| **to != self.0.everybody);
+        let next = everybody.into_iter().map(|(to, _)| to).chain(others);
+        let next: Vec<Recipients> = next.take(MAX_PER_WRITE).cloned().collect();
         let next = next.into_iter();
         next.filter_map(|to| line.owed.remove_entry(&to)).collect()
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::super::socketio::{Adapter, SocketIoAdapter};
 use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
 use super::inbox::MAX_WAITING;
+use super::receive::GATHER;
 use super::send::{MAX_OWED, MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
 use super::{Fanout, Incoming, Queue};
 use crate::locked::locked;
@@ -502,6 +503,87 @@ async fn a_publication_that_does_not_arrive_is_told_before_the_next_one() {
     other.bring_all(&sent);
     assert_eq!(other.heard(), ["a", "gap of r", "d", "e"]);
     assert_eq!(other.count(|counters| &counters.missed), 1);
+}
+
+/// Redis was away for both: the one has given up what it had to say, and the other may have
+/// missed something.
+#[tokio::test(start_paused = true)]
+async fn what_both_ends_of_a_room_have_lost_is_told_in_one() {
+    let (one, (other, _room)) = (Node::connected(1).await, listening(2).await);
+    one.publish("a");
+    other.bring_all(&one.all_sent().await);
+    one.stub.go();
+    other.stub.go();
+    until(|| !one.fanout.is_connected() && !other.fanout.is_connected()).await;
+    one.publish("lost");
+    until(|| one.count(|counters| &counters.undelivered) == 1).await;
+    let before = one.stub.sent().len();
+    other.stub.come_back();
+    until(|| other.fanout.is_connected()).await;
+    one.stub.come_back();
+    // A mark for the room.
+    until(|| one.stub.sent().len() > before).await;
+    let marks = one.stub.sent().split_off(before);
+    other.bring_all(&marks);
+    let gaps = |heard: &[String]| heard.iter().filter(|told| *told == "gap of r").count();
+    until(|| gaps(&other.heard()) > 0).await;
+    tokio::time::sleep(2 * GATHER).await;
+    one.publish("b");
+    other.bring_all(&one.all_sent().await);
+    assert_eq!(gaps(&other.heard()), 1, "{:?}", other.heard());
+    assert_eq!(other.heard().last().map(String::as_str), Some("b"));
+}
+
+/// A broadcast was lost beside what a room has lost: that all are told tells the room.
+#[tokio::test(start_paused = true)]
+async fn a_room_is_not_told_again_of_what_everybody_is_told() {
+    let (one, (other, _room)) = (Node::connected(1).await, listening(2).await);
+    let all = Target::All {
+        namespace: "/",
+        tenant: None,
+    };
+    one.publish("a");
+    one.fanout.publish(&all, &Message::new("b", ""));
+    other.bring_all(&one.all_sent().await);
+    one.stub.go();
+    let before = one.stub.sent().len();
+    one.publish("lost");
+    one.fanout.publish(&all, &Message::new("lost too", ""));
+    until(|| one.count(|counters| &counters.undelivered) == 2).await;
+    one.stub.come_back();
+    until(|| one.stub.sent().len() == before + 2).await;
+    let marks = one.stub.sent().split_off(before);
+    other.bring_all(&marks);
+    assert_eq!(other.heard(), ["a", "b", "gap of all"]);
+    // What is lost later is told.
+    one.publish("lost later");
+    let lost = one.all_sent().await.len();
+    one.publish("c");
+    other.bring_all(&one.all_sent().await[lost..]);
+    assert_eq!(other.heard()[3..], ["gap of r", "c"]);
+}
+
+/// Nobody says what was lost.
+#[tokio::test(start_paused = true)]
+async fn a_room_that_is_heard_again_is_told_when_nobody_says_more_and_before_what_comes() {
+    let (one, (other, room)) = (Node::connected(1).await, listening(2).await);
+    other.stub.go();
+    until(|| !other.fanout.is_connected()).await;
+    other.stub.come_back();
+    let back = Instant::now();
+    until(|| room.ready().is_none()).await;
+    until(|| other.heard().len() == 2).await;
+    assert!(back.elapsed() >= GATHER);
+    assert_eq!(other.heard(), ["gap of users", "gap of r"]);
+    other.stub.go();
+    until(|| !other.fanout.is_connected()).await;
+    other.stub.come_back();
+    until(|| other.fanout.is_connected()).await;
+    one.publish("b");
+    other.bring_all(&one.all_sent().await);
+    let expected = ["gap of users", "gap of r"].repeat(2);
+    assert_eq!(other.heard()[..4], expected);
+    assert_eq!(other.heard()[4..], ["b"]);
 }
 
 #[tokio::test(start_paused = true)]

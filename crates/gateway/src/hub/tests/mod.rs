@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod connect;
+mod conversations;
 #[path = "../../../tests/support/conversations_of.rs"]
 mod conversations_of;
 mod data;

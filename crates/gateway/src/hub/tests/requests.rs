@@ -472,6 +472,41 @@ fn messages_in_a_namespace_with_a_limit_of_its_own_are_counted_by_that_alone() {
     assert!(!sent(world.ask(&mut ann, CHAT)));
 }
 
+/// Only messages are sent by clients that may listen to either.
+#[test]
+fn a_refusal_of_what_is_no_message_is_told_once() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    let events = [
+        "metrics:request",
+        "join",
+        "publish",
+        "history:get",
+        "presence:get",
+        "invite:join",
+        "auth:refresh",
+        "nothing",
+    ];
+    for event in events {
+        let heard = world.ask(&mut ann, &format!(r#"421["{event}",1]"#));
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].starts_with(r#"431[{"ok":false"#), "{heard:?}");
+        let heard = world.ask(&mut ann, &format!(r#"42["{event}",1]"#));
+        if event != "nothing" {
+            assert_eq!(heard.len(), 1, "{heard:?}");
+            assert!(heard[0].starts_with(r#"42["message:error""#), "{heard:?}");
+        }
+        let emit = |id: &str| format!(r#"{{"type":"emit","event":"{event}","data":1{id}}}"#);
+        let heard = world.ask(&mut bob, &emit(r#","id":7"#));
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].starts_with(r#"{"type":"ack","id":7"#), "{heard:?}");
+        let heard = world.ask(&mut bob, &emit(""));
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].starts_with(r#"{"type":"error","#), "{heard:?}");
+    }
+}
+
 #[test]
 fn a_refusal_repeats_little_of_what_was_said() {
     let mut world = World::new(config());
@@ -656,7 +691,7 @@ fn a_message_that_is_refused_is_told_of_twice_whatever_refuses_it() {
         format!(r#"427["{event}",{{"content":"","conversationId":"1","tempId":{temp_id}}}]"#)
     };
     let heard_twice = |heard: Vec<String>, code: &str, temp_id: &str| {
-        let rest = format!(r#""tempId":"{temp_id}"}}]"#);
+        let rest = format!(r#""tempId":{temp_id}}}]"#);
         assert!(
             heard[0].starts_with(r#"42["message:error",{"error":"#),
             "{heard:?}"
@@ -670,7 +705,7 @@ fn a_message_that_is_refused_is_told_of_twice_whatever_refuses_it() {
         }
     };
     let heard = world.ask(&mut ann, &say("message:send", "\"t\""));
-    heard_twice(heard, "INVALID_CONTENT", "t");
+    heard_twice(heard, "INVALID_CONTENT", "\"t\"");
     heard_twice(world.ask(&mut ann, &say("chat:send", "7")), "INTERNAL", "7");
     let large = r#"452-7["message:send",{"tempId":"x","content":{"_placeholder":true,"num":0},"y":{"_placeholder":true,"num":1}}]"#;
     ann.says(large);
@@ -678,9 +713,9 @@ fn a_message_that_is_refused_is_told_of_twice_whatever_refuses_it() {
         ann.0.binary(&[0; 600]);
     }
     world.settle();
-    heard_twice(ann.hears(), "PAYLOAD_TOO_LARGE", "x");
+    heard_twice(ann.hears(), "PAYLOAD_TOO_LARGE", "\"x\"");
     let heard = world.ask(&mut ann, &say("message:send", "\"u\""));
-    heard_twice(heard, "RATE_LIMITED", "u");
+    heard_twice(heard, "RATE_LIMITED", "\"u\"");
     let send = r#"{"type":"emit","event":"chat:send","data":{"tempId":"v"},"id":1}"#;
     let heard = world.ask(&mut bob, send);
     assert!(
