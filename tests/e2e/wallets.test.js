@@ -352,7 +352,7 @@ describe("sign-in with a wallet", { timeout: 180000 }, () => {
     for (const [set, why] of [
       [["auth.wallet.enabled=true", "auth.jwt.secret=0123456789abcdef0123456789abcdef"], /domain/],
       [[...on, jwks], /either set auth\.jwt\.secret .* or auth\.wallet\.key/],
-      [[...on, "auth.wallet.key=/nowhere.pem"], /auth\.wallet\.key: (?!.*nowhere).* cannot be read/],
+      [[...on, "auth.wallet.key=/nowhere.pem"], /auth\.wallet\.key: (?!.*nowhere).* nor the name of a file/],
       [["auth.wallet.domain=https://app.example"], /must be a host/],
       [["auth.wallet.ttl=2h"], /at most 1h/],
     ]) {

@@ -119,21 +119,17 @@ impl Key {
     }
 }
 
-/// A file's name, as it may be said: what is no file may be a key that has lost its dashes.
-fn file_name(given: &str) -> &str {
-    match std::fs::symlink_metadata(given).is_ok() {
-        true => given,
-        false => "it is neither PEM text nor a file that",
-    }
-}
-
 /// PEM text, or what is in the file of that name.
 fn read(given: &str) -> Result<Vec<u8>, String> {
-    match given.contains("-----BEGIN") {
-        true => Ok(unfolded(given).into_bytes()),
-        false => std::fs::read(given)
-            .map_err(|error| format!("{} cannot be read: {error}", file_name(given))),
+    if given.contains("-----BEGIN") {
+        return Ok(unfolded(given).into_bytes());
     }
+    // What is no file may be a key that has lost the lines around it: it is not said again.
+    let is_there = std::fs::symlink_metadata(given).is_ok();
+    std::fs::read(given).map_err(|error| match is_there {
+        true => format!("{given} cannot be read: {error}"),
+        false => format!("it is neither PEM text nor the name of a file: {error}"),
+    })
 }
 
 /// PEM text with its lines. Where environment variables come from files or dashboards, its

@@ -206,30 +206,18 @@ mod tests {
 
     #[test]
     fn what_config_show_prints_is_checked_without_a_warning() {
-        let folder = std::env::temp_dir().join(format!("heartline-show-{}", std::process::id()));
+        let file = std::env::temp_dir().join(format!("heartline-show-{}", std::process::id()));
         for set_too in [&[][..], &["devices.max=5"], &["auth.wallet.enabled=false"]] {
             let shown = set(set_too).unwrap_or_else(|errors| panic!("{errors}"));
-            std::fs::write(&folder, shown.show()).unwrap();
+            std::fs::write(&file, shown.show()).unwrap();
             let sources = Sources {
-                file: folder.to_str().map(Into::into),
+                file: file.to_str().map(Into::into),
                 ..Sources::default()
             };
             let again = load(&sources, std::iter::empty());
             let again = again.unwrap_or_else(|errors| panic!("{errors}"));
             assert_eq!(again.warnings, Vec::<String>::new());
-            assert_eq!(again.show().replace(&*folder.to_string_lossy(), ""), {
-                let from = |line: &str| line.split("  # from").next().map(ToOwned::to_owned);
-                let lines = shown.show();
-                let lines = lines
-                    .lines()
-                    .filter_map(from)
-                    .map(|line| match line.contains(" = ") {
-                        true => format!("{line}  # from "),
-                        false => line,
-                    });
-                lines.collect::<Vec<_>>().join("\n") + "\n"
-            });
         }
-        let _ = std::fs::remove_file(folder);
+        let _ = std::fs::remove_file(file);
     }
 }
