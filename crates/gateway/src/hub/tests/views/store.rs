@@ -138,6 +138,13 @@ impl Store {
             user_type: user_type.clone(),
             online: kind.online,
             rev: kind.rev,
+            is_there: kind.online,
+            devices: usize::from(kind.online),
+            last_seen_at: if kind.online {
+                Some(now)
+            } else {
+                truth.last_seen
+            },
         });
         UserPresence {
             user_id: name.1.to_string(),
