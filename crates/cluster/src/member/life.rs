@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::comparison::Comparison;
 use super::edges::Place;
-use super::incarnation::{End, Incarnation, Line, Why};
+use super::incarnation::{End, Incarnation, Why};
 use super::pace::Pace;
 use super::{Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within};
 use crate::registry::{
     Fenced, Guarded, Joined, Maintained, Millis, NodeState, Registry, Renewed, Stranger, Turn,
-    TypedUser, Unavailable,
+    Unavailable,
 };
 
 /// Entries swept, and verdicts worked off, in one operation.
@@ -289,28 +289,11 @@ impl<R: Registry, L: Local> Member<R, L> {
                 at: asked,
             });
         }
-        let doubtful = std::mem::take(&mut state.unregistered);
-        state.rooms_changed.clear();
-        // Who has arrived is there.
-        state.arrivals.clear();
-        let mut here: BTreeSet<TypedUser> = self.local.users().into_iter().collect();
-        if forgot {
-            state.believe_announced(&here, &doubtful);
-        }
+        let here = self.local.users().into_iter().collect();
+        let restore = state.say_again(here, forgot);
         state.unread.be_sure(asked);
-        // What was lost before it was read.
-        let untold = here
-            .iter()
-            .filter(|who| forgot && !state.believed.contains(*who));
-        let untold: BTreeSet<TypedUser> = untold.cloned().collect();
-        // Some may have left since they were announced.
-        here.extend(state.believed.iter().cloned());
         drop(state);
         self.joined.notify_one();
-        let restore = Line::of(here, |who| {
-            let is_unknown = || untold.contains(who).then_some(false);
-            doubtful.get(who).copied().or_else(is_unknown)
-        });
         Ok(Incarnation {
             name: joined.incarnation,
             renew_at: asked + self.timing.refresh,

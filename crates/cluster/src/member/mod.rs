@@ -43,6 +43,7 @@ use tokio::time::Instant;
 
 use self::departures::{Departures, PendingDeparture};
 use self::edges::Place;
+use self::incarnation::Line;
 pub use self::neighbours::Prober;
 use self::unread::Unread;
 use crate::locked::locked;
@@ -206,6 +207,26 @@ struct State {
 }
 
 impl State {
+    /// Who is to be registered again with a new incarnation: `here`, users with sockets, and who may
+    /// have left since they were announced. `forgot`: the store has lost its memory.
+    fn say_again(&mut self, mut here: BTreeSet<TypedUser>, forgot: bool) -> Line {
+        let doubtful = std::mem::take(&mut self.unregistered);
+        self.rooms_changed.clear();
+        // Who has arrived is there.
+        self.arrivals.clear();
+        let mut untold = BTreeSet::new();
+        if forgot {
+            self.believe_announced(&here, &doubtful);
+            let is_untold = |who: &&TypedUser| !self.believed.contains(*who);
+            untold.extend(here.iter().filter(is_untold).cloned());
+        }
+        here.extend(self.believed.iter().cloned());
+        Line::of(here, |who| {
+            let doubt = doubtful.get(who).copied();
+            doubt.or_else(|| untold.contains(who).then_some(false))
+        })
+    }
+
     /// The store has lost its memory: users of whom it was told are believed to have been
     /// announced, unless that may be what was lost. `here`: users with sockets; `doubtful`: those
     /// of them that may never have been told.

@@ -319,13 +319,19 @@ impl World {
         store.model.restarted(wiped);
     }
 
-    /// The store loses its memory some milliseconds later, unless it has just come to it again.
+    /// The store loses its memory some milliseconds later, unless it has just come to it again:
+    /// within a lease of the last time, nobody can say of all what was announced.
     pub(super) async fn forget_everything(&mut self) {
         let is_settled = |store: &Store| {
             let model = &store.model;
             let members = model.processes().len();
             members == NODES && !model.is_held(store.time()) && !model.has_unsettled()
         };
+        let ago = |at: &Millis| locked(&self.store).now().abs_diff(*at);
+        let is_recent = |at| ago(at) < TTL.as_millis() as Millis;
+        if self.lost_at.last().is_some_and(is_recent) {
+            return;
+        }
         if !is_settled(&locked(&self.store)) {
             return;
         }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::auth::UserKey;
 use crate::store::{Channel, NewMessage, StoreError, Stored, StoredMessage, Tell, temp_id};
-use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, To, objects, rooms};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, To, rooms};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;
@@ -52,7 +52,7 @@ impl FromEvent for Draft {
             content: Option<serde_json::Value>,
             temp_id: Option<Box<RawValue>>,
         }
-        let Ok(raw) = objects::read::<Raw>(&json::whole(event.first())) else {
+        let Ok(Json(raw)) = Json::<Raw>::from_event(event) else {
             return Ok(Draft::default());
         };
         let (conversation, has_other_conversation) = id(raw.conversation_id);
