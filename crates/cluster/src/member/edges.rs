@@ -22,8 +22,8 @@ const WAIT_WHILE_ASKED: Duration = Duration::from_secs(1);
 const WAIT: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether the stream still reaches up to the reader's place, while nothing
-/// comes.
-const LOOK: Duration = Duration::from_secs(5);
+/// comes. A new master is noticed by a read that fails, but for one that a Redis Cluster hides.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// A place in the stream of edges.
 #[derive(Clone)]

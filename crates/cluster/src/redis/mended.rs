@@ -217,6 +217,8 @@ async fn changes_that_a_new_master_with_a_slow_clock_writes_before_the_readers_p
     let _: String = place
         .run(&["SET", "{hand}:edge", &number.to_string()])
         .await;
+    // Whoever was connected to the old one is not any more.
+    let _: u64 = place.run(&["CLIENT", "KILL", "TYPE", "normal"]).await;
     place
         .until(async |place| *locked(&place.table.missed) == [4])
         .await;
