@@ -15,7 +15,7 @@ help:
 	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
 	@echo "make truth   what clients are told of presence against the truth, while all goes wrong; SECONDS (120), SEED"
 	@echo "make bench-cluster  what a cluster costs Redis and gives, twelve minutes"
-	@echo "make simulate  120 000 runs of the cluster's protocol and 2 000 of clients' views, everything going wrong"
+	@echo "make simulate  130 000 runs of the cluster's protocol and 2 000 of clients' views, everything going wrong"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make suites  the tests of Socket.IO's protocols and clients; CHECKOUT=a clone of socketio/socket.io"
 	@echo "make dist    a static binary, packed: archive, Debian package, symbols; in dist/"
@@ -124,7 +124,7 @@ conformance:
 suites:
 	tests/suites/run "$(CHECKOUT)"
 
-# 120 000 runs of the cluster's protocol under a virtual clock, then 2 000 of what clients believe.
+# 130 000 runs of the cluster's protocol under a virtual clock, then 2 000 of what clients believe.
 simulate:
 	HEARTLINE_SIMULATIONS=40000 HEARTLINE_CROWD=200,5000 cargo test --release -p heartline-cluster simulation -- --nocapture
 	HEARTLINE_VIEWS=2000 cargo test --release -p heartline --lib hub::tests::views -- --nocapture
