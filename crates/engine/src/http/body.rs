@@ -1,6 +1,6 @@
 //! Bodies of requests, whose rest can be had back: whoever is answered while they still send may
-//! lose the answer to a reset of TCP, so that what comes is read and thrown away before, within
-//! bounds.
+//! lose the answer to a reset of TCP if the connection ends then, so that what comes after it is
+//! read and thrown away, within bounds.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use hyper::header::{self, HeaderMap};
 const DISCARDED: usize = 8 << 20;
 /// How long that may take.
 const TIME: Duration = Duration::from_secs(10);
-/// How long nothing may come meanwhile: who waits for the answer sends no more.
+/// How long nothing may come meanwhile: who has the answer may send no more.
 const STALLS: Duration = Duration::from_secs(1);
 
 /// A body that goes back when whoever was given it lets go of it, if there is more of it to come.
@@ -80,29 +80,40 @@ impl<B: Body + Unpin> Drop for Lent<B> {
 }
 
 impl<B: Body + Unpin> Rest<B> {
-    /// Reads what is left, and throws it away: all of it, or as much as there is time for. It is
-    /// for the time when the answer is there.
-    pub async fn discard(self) {
-        let Some(rest) = self.0 else {
-            return;
-        };
-        let Some(mut body) = rest.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
-        };
-        let reading = async {
-            let mut seen = 0;
-            while seen < DISCARDED {
-                match tokio::time::timeout(STALLS, body.frame()).await {
-                    Ok(Some(Ok(frame))) => {
-                        seen += frame.data_ref().map_or(0, |data| data.remaining());
-                    }
-                    _ => return,
-                }
-            }
-        };
-        // How much of it has come matters to nobody.
-        let _ = tokio::time::timeout(TIME, reading).await;
+    fn take(self) -> Option<B> {
+        let rest = self.0?;
+        rest.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+
+    /// Reads what is left, and throws it away: all of it, or as much as there is time for. It is
+    /// for the time when the answer is there, and goes on while that leaves: HTTP keeps the
+    /// connection as long as somebody reads the body.
+    pub fn discard(self)
+    where
+        B: Send + 'static,
+        B::Data: Send,
+        B::Error: Send,
+    {
+        if let Some(body) = self.take() {
+            tokio::spawn(read_away(body));
+        }
+    }
+}
+
+async fn read_away<B: Body + Unpin>(mut body: B) {
+    let reading = async {
+        let mut seen = 0;
+        while seen < DISCARDED {
+            match tokio::time::timeout(STALLS, body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    seen += frame.data_ref().map_or(0, |data| data.remaining());
+                }
+                _ => return,
+            }
+        }
+    };
+    // How much of it has come matters to nobody.
+    let _ = tokio::time::timeout(TIME, reading).await;
 }
 
 #[cfg(test)]
@@ -167,7 +178,9 @@ mod tests {
         }
         drop(lent);
         let begun = Instant::now();
-        rest.discard().await;
+        if let Some(body) = rest.take() {
+            read_away(body).await;
+        }
         (taken.load(Ordering::Relaxed), begun.elapsed().as_millis())
     }
 

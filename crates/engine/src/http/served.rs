@@ -11,8 +11,8 @@
 //! that end for a departure, and gives up what is being answered. A departure looks the same, so
 //! the end is kept from hyper for a time, and for a short one where an answer may be long in coming.
 //!
-//! It reads what a client still sends, [within bounds](super::body), before it is answered: hyper
-//! closes the connection then, and a client may lose the answer to that.
+//! It reads what a client still sends, [within bounds](super::body), while it is answered: hyper
+//! would close the connection then, and a client may lose the answer to that.
 //!
 //! And it holds back the response that ends HTTP (`101 Switching Protocols`), so
 //! that it leaves together with the first frames: one packet less for every
@@ -85,7 +85,7 @@ pub(super) async fn serve<S, F, R>(
         async move {
             let answer = answer.await;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                rest.discard().await;
+                rest.discard();
             }
             exchange.idle(idle());
             exchange.enter(match answer.status() {
@@ -524,6 +524,28 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(60)).await;
         ask(&mut far).await;
         assert_eq!(lasts(&mut far).await, 65);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_answered_before_they_have_said_all_hears_it_at_once_and_may_ask_again() {
+        let mut far = served(10, 65);
+        let begun = Instant::now();
+        far.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+            .await
+            .unwrap();
+        let mut response = Vec::new();
+        while !response.ends_with(b"hello") {
+            response.push(far.read_u8().await.unwrap());
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        far.write_all(b"cd").await.unwrap();
+        ask(&mut far).await;
+        // Who says no more of it has no place for long.
+        let begun = Instant::now();
+        far.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+            .await
+            .unwrap();
+        assert!(lasts(&mut far).await <= 1 && begun.elapsed() < Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -76,8 +76,8 @@ impl Connected<IncomingStream<'_, Bounded>> for Arrival {
     }
 }
 
-/// Notes how much of a request has come, and reads what comes of it after it was answered: a
-/// client that still sends may lose the answer to the end of the connection.
+/// Notes how much of a request has come, and reads what comes of it while it is answered: a client
+/// that still sends may lose the answer to the end of the connection.
 async fn attend(
     ConnectInfo(arrival): ConnectInfo<Arrival>,
     request: Request,
@@ -109,7 +109,7 @@ async fn attend(
             Problem::new(StatusCode::BAD_REQUEST, what).into_response()
         }
     };
-    rest.discard().await;
+    rest.discard();
     // It may be refused before the rest of it has come.
     arrival.take(Arrival::HEAD);
     answer
