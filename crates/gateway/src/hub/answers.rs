@@ -12,12 +12,10 @@ use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::Work;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
-use heartline_wire::live;
 
 use super::Hub;
 use crate::event::{EventError, temp_id};
 use crate::handler::{Body, Reply};
-use crate::metrics::Outbound;
 use crate::op::Op;
 use crate::publication::{AckId, AckRef};
 
@@ -187,17 +185,8 @@ impl Hub {
         topic: Option<&str>,
         id: Option<&str>,
     ) {
-        self.metrics.outbound(Outbound::Error).add(1);
-        self.answer_live(engine, slot, |text| {
-            live::push_error(
-                &error.code,
-                &error.error,
-                error.retry_after_ms,
-                topic,
-                id,
-                text,
-            );
-        });
+        let write = self.error_frame(error, topic, id);
+        self.answer_live(engine, slot, write);
     }
 
     /// The answer of a handler that has waited: behind all that it has said.

@@ -429,10 +429,19 @@ impl Hub {
         topic: Option<&str>,
         id: Option<&str>,
     ) {
+        let write = self.error_frame(error, topic, id);
+        self.send_live(engine, slot, write);
+    }
+
+    /// What writes the live frame of an error, which counts as said.
+    pub(super) fn error_frame<'a>(
+        &self,
+        error: &'a EventError,
+        topic: Option<&'a str>,
+        id: Option<&'a str>,
+    ) -> impl FnOnce(&mut String) + use<'a> {
         self.metrics.outbound(Outbound::Error).add(1);
         let wait = error.retry_after_ms;
-        self.send_live(engine, slot, |text| {
-            live::push_error(&error.code, &error.error, wait, topic, id, text);
-        });
+        move |text| live::push_error(&error.code, &error.error, wait, topic, id, text)
     }
 }
