@@ -88,6 +88,8 @@ local JURY, NEIGHBOURS = 2, 2
 local MAX_COMPARED, MAX_LISTED = 2000, 1000
 local BUCKETS = 256
 local KEPT_EDGES = 65536
+-- Most entries that are looked at for the first edge that was not said.
+local MOST_UNSAID = 512
 -- Of edges that name rooms so many bytes of names are kept, in pieces: a name may have 256.
 local NAMES_PIECE, KEPT_PIECES = 1024 * 1024, 32
 -- The last ones of what was set aside.
@@ -867,6 +869,30 @@ local function nudge_neighbours(incarnation)
     nudge()
 end
 
+-- Behind which edge a node begins to read, and its number: behind the last, or, where it starts,
+-- behind the last that the line has been told of. Whoever was to say the ones between has ended
+-- before that, and nobody else may be there.
+local function place_of_a_reader(is_first)
+    local number = tonumber(call('GET', prefix .. ':edge') or 0)
+    local line = prefix .. ':line'
+    local said = is_first and call('EXISTS', line) == 1 and tonumber(call('HGET', line, 'x') or 0)
+    local unsaid = said and number - said or 0
+    -- Changes of devices are between them, and have no number.
+    local count = unsaid > 0 and math.min(unsaid * 2 + 16, MOST_UNSAID) or 1
+    local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', count)
+    if unsaid > 0 then
+        for _, entry in ipairs(last) do
+            if entry[2][1] == 'n' and tonumber(entry[2][2]) == said then
+                return entry[1], said
+            end
+        end
+        if #last < count and said == 0 then
+            return '0-0', 0
+        end
+    end
+    return last[1] and last[1][1] or '0-0', number
+end
+
 -- { process, node, fresh, secret, ttl, info, proto = { min, max }, known, living }
 --   -> 1, incarnation, epoch, secret, edge, its number, version | 0, node, its min, its max
 function operations.join()
@@ -904,10 +930,10 @@ function operations.join()
     call('HSET', OWNER, process, incarnation)
     members_changed()
     nudge_neighbours(incarnation)
-    local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', 1)
+    local last, number = place_of_a_reader(not arguments.known)
     return {
-        1, incarnation, epoch, call('GET', prefix .. ':secret'), last[1] and last[1][1] or '0-0',
-        tonumber(call('GET', prefix .. ':edge') or 0), tonumber(call('GET', VERSION) or 0),
+        1, incarnation, epoch, call('GET', prefix .. ':secret'), last, number,
+        tonumber(call('GET', VERSION) or 0),
     }
 end
 

@@ -954,3 +954,59 @@ async fn edges_that_name_rooms_are_bounded_by_bytes_and_what_goes_is_a_hole() {
     let named = last.others.iter().flatten().map(|name| name.len());
     assert!((2000..=4096).contains(&named.sum::<usize>()));
 }
+
+#[tokio::test]
+async fn a_node_that_starts_reads_from_what_the_line_was_not_told_of() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let registry = registry_of(&server);
+    let info = node_with("n", 1, 1);
+    let joined = registry.join(&info, LONG, None, 0).await.unwrap().unwrap();
+    let users = ["a", "b", "c", "d"].map(|name| Restored {
+        who: TypedUser {
+            user: format!(":{name}").into(),
+            kind: "".into(),
+        },
+        believed: false,
+        mended: false,
+        retold: false,
+        entries: vec![Entry {
+            socket: name.into(),
+            namespace: "/".into(),
+            device: "d".into(),
+            since: 1,
+            policy: Policy::Unlimited,
+            rooms: Vec::new(),
+        }],
+    });
+    let turn = Turn {
+        incarnation: &joined.incarnation,
+        number: 1,
+    };
+    let restored = registry.restore(turn, &users).await;
+    assert_eq!(restored.unwrap(), Ok(Vec::new()));
+    let commands = Commands::new(server.clone());
+    // Up to which edge the line was told, whether the node starts, and behind which it reads.
+    for (said, known, expected) in [
+        (None, None, 4),
+        (Some(2), None, 2),
+        (Some(0), None, 0),
+        (Some(4), None, 4),
+        // Another life of the registry has counted further.
+        (Some(7), None, 4),
+        (Some(2), Some(&*joined.epoch), 4),
+    ] {
+        if let Some(said) = said {
+            let mut tell = redis::cmd("HSET");
+            tell.arg("{v}:line").arg("x").arg(said);
+            let () = commands.query(&tell).await.unwrap();
+        }
+        let other = registry.join(&node_with("m", 1, 1), LONG, known, 1).await;
+        let other = other.unwrap().unwrap();
+        assert_eq!(other.edge_number, expected, "{said:?}");
+        let wait = Duration::from_millis(1);
+        let read = registry.edges(&other.last_edge, wait).await.unwrap();
+        let numbers: Vec<u64> = read.edges.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, Vec::from_iter(expected + 1..=4), "{said:?}");
+    }
+}
