@@ -140,11 +140,13 @@ describe("what cannot be done", () => {
     });
   }
 
-  it("a server that is not there ends with 1 and says why", async () => {
-    const result = await load("idle", { url: `http://127.0.0.1:${await freePort()}` });
-    assert.equal(result.code, 1);
-    assert.match(result.log, /no connection came about.*refused/s);
-  });
+  for (const scenario of ["idle", "churn"]) {
+    it(`${scenario} without a server ends with 1 and says why`, async () => {
+      const result = await load(scenario, { url: `http://127.0.0.1:${await freePort()}` });
+      assert.equal(result.code, 1);
+      assert.match(result.log, /no connection came about.*refused/s);
+    });
+  }
 
   it("a server that refuses is part of the message", async () => {
     const strict = await serve();

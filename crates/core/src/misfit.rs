@@ -1,5 +1,7 @@
 //! What does not fit, in words of who sent it.
 
+use std::borrow::Cow;
+
 /// What serde says of data that does not fit, without what means nothing to who sent it: the
 /// names of types, and a place in a text that may never have been sent so.
 pub fn in_words(why: &str) -> String {
@@ -14,9 +16,28 @@ pub fn in_words(why: &str) -> String {
         return "a value is of none of the kinds that it may be".to_owned();
     }
     match why.rsplit_once("expected ") {
-        Some((what, wanted)) => format!("{what}expected {}", wanted_in_words(wanted)),
-        None => why.to_owned(),
+        Some((what, wanted)) => {
+            format!("{}expected {}", without_long(what), wanted_in_words(wanted))
+        }
+        None => without_long(why).into_owned(),
     }
+}
+
+/// Most bytes of a text that is repeated to who sent it: a longer one may be a token in a wrong
+/// place, and errors are logged.
+const MOST_REPEATED: usize = 32;
+
+/// What serde says, but for a long text that is quoted in it.
+fn without_long(what: &str) -> Cow<'_, str> {
+    for quote in ['"', '`'] {
+        if let Some((before, rest)) = what.split_once(quote)
+            && let Some((text, after)) = rest.rsplit_once(quote)
+            && text.len() > MOST_REPEATED
+        {
+            return format!("{before}(a long one){after}").into();
+        }
+    }
+    what.into()
 }
 
 /// What was wanted instead.
@@ -97,6 +118,26 @@ mod tests {
     fn why<T: DeserializeOwned>(json: &str) -> String {
         let error = serde_json::from_str::<T>(json).err();
         in_words(&error.map_or("it fits".to_owned(), |error| error.to_string()))
+    }
+
+    #[test]
+    fn a_long_text_is_not_repeated() {
+        let long = "eyJh.`\\\"x".repeat(10);
+        assert_eq!(
+            why::<u8>(&format!("\"{long}\"")),
+            "invalid type: string (a long one), expected a whole number from 0 to 255"
+        );
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let name = "y".repeat(33);
+        assert_eq!(
+            why::<Nothing>(&format!("{{\"{name}\":1}}")),
+            "unknown field (a long one), there are no fields"
+        );
+        let short = "y".repeat(32);
+        let said = why::<u8>(&format!("\"{short}\""));
+        assert!(said.starts_with(&format!("invalid type: string \"{short}\", ")));
     }
 
     #[test]

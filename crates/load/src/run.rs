@@ -160,11 +160,7 @@ fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Me
         cost.resident_connected = usage().resident;
         connected = shared.ready.load(Ordering::Relaxed);
         if connected == 0 {
-            let failures = shared
-                .failures
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            return Err(Error::NoConnection(failures.clone()));
+            return Err(Error::NoConnection(shared.failures()));
         }
         let rise = cost.resident_connected as i64 - cost.resident_at_eighth as i64;
         cost.bytes_per_connection = rise / (connected.saturating_sub(eighth)).max(1) as i64;
@@ -184,6 +180,8 @@ fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Me
     let operations = shared.operations.load(Ordering::Relaxed);
     if plan.scenario != Scenario::Churn {
         drain(shared, watch);
+    } else if operations == 0 {
+        return Err(Error::NoConnection(shared.failures()));
     }
     cost.resident_after = usage().resident;
     cost.cpu = seconds(end.cpu.saturating_sub(start.cpu));
@@ -279,11 +277,7 @@ fn finish(shared: &Shared<'_>, measured: Measured, histogram: &Histogram<u64>) -
         protocol: plan.protocol.word(),
         connections: plan.connections,
         connected: measured.connected,
-        failures: shared
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone(),
+        failures: shared.failures(),
         disconnected: shared.disconnected.load(Ordering::Relaxed),
         close_codes: shared
             .close_codes

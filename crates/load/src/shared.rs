@@ -72,6 +72,12 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
+    /// How many connections failed so far, by reason.
+    pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
+        let failures = self.failures.lock();
+        failures.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn new(
         plan: &'a Plan,
         tokens: Tokens<'a>,

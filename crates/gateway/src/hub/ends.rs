@@ -42,6 +42,13 @@ impl Hub {
         }
     }
 
+    /// Ends a connection whose sessions go on elsewhere. Whoever still hears on it is not to come
+    /// back and take them again: a page that was copied, perhaps.
+    pub(super) fn leave_to_another(&self, engine: &mut Engine, slot: Slot) {
+        let (code, text) = (Reason::Replaced.close_code(), Reason::Replaced.as_str());
+        engine.close_with(slot, Reason::TransportClosed, code, text);
+    }
+
     /// Ends a socket from this side. Its client is told not to come back if
     /// the reason is of that kind; the transport ends with its last socket.
     pub(super) fn end_socket(

@@ -108,7 +108,7 @@ impl Hub {
     ) {
         if let Some(slot) = self.locate(engine, socket) {
             self.link_closed(engine, slot, Reason::Replaced);
-            engine.close(slot, Reason::TransportClosed);
+            self.leave_to_another(engine, slot);
         }
         if let Some((recovery, common)) = self.shared.fanout.common()
             && !common.has_claimed(name)

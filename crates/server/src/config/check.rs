@@ -101,7 +101,9 @@ fn check_files(settings: &Settings, errors: &mut Vec<String>) {
                 .into(),
         );
     }
-    if settings.store.is_file() {
+    // In place of an address that was refused stands what nobody has asked for.
+    let is_refused = errors.iter().any(|error| error.starts_with("store.url"));
+    if settings.store.is_file() && !is_refused {
         errors.push(
             "store.url does not go with cluster.url: nodes cannot share a file. Set it to \
              postgres://USER:PASSWORD@HOST/DATABASE, or to memory:"

@@ -207,6 +207,8 @@ fn messages_are_in_a_file_unless_nodes_would_have_to_share_it() {
     );
     let shared = store(&[cluster, "store.url=sqlite://x.db"], false);
     assert!(shared.unwrap_err().contains("nodes cannot share a file"));
+    let wrong = store(&[cluster, "store.url=x.db"], false).unwrap_err();
+    assert!(!wrong.contains("nodes cannot share a file"), "{wrong}");
     for wrong in [
         "store.url=sqlite://",
         "store.url=sqlite:x.db",

@@ -145,7 +145,7 @@ impl Hub {
                 is_there = false;
                 link.rare().back_by = engine.now + TAKING_OVER;
                 self.link_closed(engine, slot, Reason::TransportClosed);
-                engine.close(slot, Reason::TransportClosed);
+                self.leave_to_another(engine, slot);
             }
         }
         let _ = reply.send(is_there);

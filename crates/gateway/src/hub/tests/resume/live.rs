@@ -200,6 +200,21 @@ fn a_live_session_goes_on_with_its_id_and_all_its_topics() {
 }
 
 #[test]
+fn a_connection_whose_session_goes_on_elsewhere_is_told_not_to_come_back() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "place": hello[0]["place"],
+        "topics": {},
+    });
+    let mut copy = world.open(Opening::plain());
+    let told = asked(&mut world, &mut copy, &frame);
+    assert_eq!(told[0]["recovered"], true);
+    assert_eq!(ann.hears(), ["close 4409"]);
+}
+
+#[test]
 fn a_live_client_that_is_cut_twice_gets_all_that_was_said_to_no_topic() {
     let mut world = World::new(live_config());
     let mut ann = world.open(Opening::plain());
