@@ -266,7 +266,7 @@ describe("socket.io-client comes back", { timeout: 180000 }, () => {
   });
 
   it("a failed recovery leaves an old place behind, which does no harm", async () => {
-    const { node, proxy } = await world({ "recovery.window": "1s" });
+    const { node, proxy } = await world({ "recovery.window": "5s" });
     const socket = await joined(client(proxy), "lobby");
     await say(node, "lobby", "news", 1);
     await socket.hear("news");
@@ -276,7 +276,7 @@ describe("socket.io-client comes back", { timeout: 180000 }, () => {
     proxy.refusing = true;
     proxy.all("cut");
     await lost(socket);
-    await until(async () => (await node.metric("heartline_suspended")) === 0, "the end", 10000);
+    await until(async () => (await node.metric("heartline_suspended")) === 0, "the end");
     proxy.refusing = false;
     assert.equal((await back(socket)).recovered, false);
     assert.notEqual(socket.id, id);
@@ -439,13 +439,13 @@ describe("who comes back is who left", { timeout: 180000 }, () => {
 
   it("an expired token is refused, and with a new one the session goes on", async () => {
     const { node, proxy } = await world();
-    const exp = Math.ceil(Date.now() / 1000) + 2;
+    const exp = Math.ceil(Date.now() / 1000) + 4;
     const socket = await joined(client(proxy, "ann", { claims: { exp } }), "lobby");
     const id = socket.id;
     renewed(socket, "ann");
     proxy.refusing = true;
     // The node lets it go.
-    await socket.hear("auth:error", () => true, 10000);
+    await socket.hear("auth:error");
     await lost(socket);
     await say(node, "lobby", "news", 1);
     proxy.refusing = false;
@@ -517,7 +517,7 @@ describe("who comes back is who left", { timeout: 180000 }, () => {
   }
 
   it("the others hear that it went and came, or nothing within the grace", async () => {
-    for (const grace of ["0s", "3s"]) {
+    for (const grace of ["0s", "1m"]) {
       const { node, proxy } = await world({ "presence.offline_grace": grace });
       const watching = await joined(socketIo(node.http, { auth: { token: token("bob") } }));
       started.push(() => watching.disconnect());
@@ -659,9 +659,9 @@ describe("what is kept", { timeout: 180000 }, () => {
 
   it("what is kept is given back", async () => {
     const { node, proxy } = await world({
-      "recovery.window": "1s",
+      "recovery.window": "3s",
       "heartbeat.interval": "1s",
-      "heartbeat.timeout": "500ms",
+      "heartbeat.timeout": "3s",
     });
     const socket = await joined(client(proxy), "lobby");
     await away(proxy, socket, () => say(node, "lobby", "news", 1));
@@ -670,7 +670,7 @@ describe("what is kept", { timeout: 180000 }, () => {
     const nothing = async () =>
       (await node.metric("heartline_kept_bytes")) === 0 &&
       (await node.metric("heartline_suspended")) === 0;
-    await until(nothing, "nothing is kept", 30000);
+    await until(nothing, "nothing is kept", 60_000);
   });
 });
 
