@@ -26,7 +26,7 @@ const OFF = { "limits.events": "off", "limits.joins": "off", "limits.connects_pe
 async function node(store, id, set = {}) {
   const one = await serve({ "server.node_id": id, "cluster.url": store.url, ...OFF, ...set });
   started.push(one);
-  await until(async () => (await one.api("/readyz")).body.status === "ready", "ready", 10000);
+  await until(async () => (await one.api("/readyz")).body.status === "ready", "ready", 60_000);
   return one;
 }
 
@@ -112,14 +112,14 @@ async function kills() {
   for (let turn = 1; turn <= count; turn++) {
     const three = await node(store, `n${2 + turn}`);
     const sockets = await users(three, each, turn * each);
-    await until(() => heard["user:online"] === turn * each, "all are online", 10000);
+    await until(() => heard["user:online"] === turn * each, "all are online", 60_000);
     // Its lease was renewed at some moment of the last five seconds.
     await pause(Math.random() * 5000);
     const killed = performance.now();
     await three.kill();
-    await until(() => heard["user:offline"] > (turn - 1) * each, "one is offline", 30000);
+    await until(() => heard["user:offline"] > (turn - 1) * each, "one is offline", 60_000);
     first.push(performance.now() - killed);
-    await until(() => heard["user:offline"] === turn * each, "all are offline", 30000);
+    await until(() => heard["user:offline"] === turn * each, "all are offline", 60_000);
     last.push(performance.now() - killed);
     for (const socket of sockets) socket.terminate();
   }
@@ -327,7 +327,7 @@ async function crossNode() {
     // An answer of any kind: it takes WebSockets only.
     const at = `${url}/socket.io/?EIO=4&transport=polling`;
     const listens = () => fetch(at).then(() => true, () => false);
-    await until(listens, "the peer listens", 10000);
+    await until(listens, "the peer listens", 60_000);
     theirs.push({ http: url });
   }
   const rows = [];

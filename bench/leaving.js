@@ -67,7 +67,7 @@ class Pair {
 }
 
 async function isReady({ node }) {
-  if (node) await until(async () => (await node.api("/readyz")).body?.status === "ready", "ready", 20000);
+  if (node) await until(async () => (await node.api("/readyz")).body?.status === "ready", "ready", 60_000);
 }
 
 /** A member of a room, who remembers when it heard of what. */

@@ -31,7 +31,7 @@ async function storm(node) {
   if (code !== 0) throw new Error(`heartline load: exit ${code}`);
   return JSON.parse(out);
 }
-const ready = (node) => until(async () => (await node.api("/readyz")).body.status === "ready", "ready", 10000);
+const ready = (node) => until(async () => (await node.api("/readyz")).body.status === "ready", "ready", 60_000);
 
 const store = await redis();
 for (const [what, cluster] of [["one node", {}], ["a cluster", { "cluster.url": store.url }]]) {

@@ -107,7 +107,7 @@ export async function start(command, { cpu, pingInterval, tls } = {}) {
     child.on("error", (error) => (log += error.message));
     child.on("close", () => resolve((ended = true)));
   });
-  for (const end = Date.now() + 15000; ; ) {
+  for (const end = Date.now() + 60_000; ; ) {
     if ((await listens(port)) && !ended) break;
     if (ended || Date.now() > end) throw new Error(`${program} ${args.join(" ")} does not listen: ${log}`);
     await new Promise((resolve) => setTimeout(resolve, 25));

@@ -100,7 +100,7 @@ it("is rendered by Next.js from a server component, and connects nothing there",
         (page) => page.text(),
         () => "",
       );
-    const page = await until(get, "the page", 30_000);
+    const page = await until(get, "the page", 120_000);
     assert.match(page, /role="status"[^>]*>Connecting…</);
     assert.match(page, />lobby: on the way, 0 people</);
     assert.doesNotMatch(page.match(/<span class="heartline-status".*?<\/svg>/)[0], /style=/);

@@ -82,7 +82,7 @@ function panic(binary) {
     const { stderr } = run(
       ["setpriv", `--reuid=${user}`, "--clear-groups", "prlimit", `--nproc=${threads}`, binary,
         "serve", "--dev", "--set", "server.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"],
-      { env: { RUST_BACKTRACE: "1" }, timeout: 3000, killSignal: "SIGKILL" },
+      { env: { RUST_BACKTRACE: "1" }, timeout: 10_000, killSignal: "SIGKILL" },
     );
     if (/spawn worker thread/.test(stderr)) return stderr;
   }

@@ -113,7 +113,7 @@ export async function serve(t, command, port, env = {}) {
     /** Tells it to end, and waits for that. */
     async stop() {
       child.kill("SIGTERM");
-      return within(exited, `the node's end: ${log}`, 10_000);
+      return within(exited, `the node's end: ${log}`);
     },
   };
 }

@@ -9,7 +9,7 @@ import { createClient } from "redis";
 import { Server } from "socket.io";
 import { Live, socketIo } from "./lib/clients.js";
 import { redis } from "./lib/redis.js";
-import { serve, token, until } from "./lib/server.js";
+import { PATIENCE, serve, token, until } from "./lib/server.js";
 
 let store, heartlines, server, http, url, emitter, connections;
 const clients = [];
@@ -25,7 +25,7 @@ before(async () => {
   );
   const [publisher, subscriber, emitting] = connections;
   http = createServer();
-  server = new Server(http, { adapter: createAdapter(publisher, subscriber) });
+  server = new Server(http, { adapter: createAdapter(publisher, subscriber, { requestsTimeout: PATIENCE }) });
   server.on("connection", (socket) => {
     socket.on("join", (room, ack) => (socket.join(room), ack()));
     socket.on("say", (room, event, ...args) => socket.to(room).emit(event, ...args));
@@ -201,7 +201,7 @@ async function pair(adapter, set) {
 
 const adapters = {
   "the classic adapter with a key of its own": [
-    (publisher, subscriber) => createAdapter(publisher, subscriber, { key: "app" }),
+    (publisher, subscriber) => createAdapter(publisher, subscriber, { key: "app", requestsTimeout: PATIENCE }),
     { "cluster.socketio_adapter": "classic", "cluster.socketio_key": "app" },
   ],
   "the sharded adapter": [
@@ -270,22 +270,22 @@ for (const [name, [adapter, set]] of Object.entries(adapters)) {
       const [server] = both.servers;
       for (const client of [one, two, node])
         client.on("sum?", (a, ack) => ack({ from: client.id, sum: a + 1 }));
-      const answers = await server.to("r").timeout(5000).emitWithAck("sum?", 1);
+      const answers = await server.to("r").timeout(PATIENCE).emitWithAck("sum?", 1);
       const expected = [one, two, node].map(({ id }) => ({ from: id, sum: 2 }));
       const sorted = (list) => list.toSorted((a, b) => (a.from < b.from ? -1 : 1));
       assert.deepEqual(sorted(answers), sorted(expected));
       // The live protocol cannot answer, but hears it.
       assert.equal((await live.hear("sum?")).data, 1);
       one.on("raw?", (ack) => ack(Buffer.from([7])));
-      const [raw] = await server.to(one.id).timeout(5000).emitWithAck("raw?");
+      const [raw] = await server.to(one.id).timeout(PATIENCE).emitWithAck("raw?");
       assert.deepEqual(Buffer.from(raw), Buffer.from([7]));
-      assert.deepEqual(await server.to("nobody").timeout(5000).emitWithAck("sum?", 1), []);
+      assert.deepEqual(await server.to("nobody").timeout(PATIENCE).emitWithAck("sum?", 1), []);
     });
 
     it("tells that somebody did not acknowledge", async () => {
       const [server] = both.servers;
       for (const client of [one, node]) client.on("slow?", (ack) => ack("here"));
-      await assert.rejects(server.to("r").timeout(500).emitWithAck("slow?"), (error) => {
+      await assert.rejects(server.to("r").timeout(3000).emitWithAck("slow?"), (error) => {
         assert.deepEqual(error.responses.toSorted(), ["here", "here"]);
         return true;
       });

@@ -207,7 +207,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       const one = await node();
       const { client: bob } = await enter(one, "bob");
       let there;
-      const soon = () => ({ exp: Math.ceil(Date.now() / 1000) + 2 });
+      const soon = () => ({ exp: Math.ceil(Date.now() / 1000) + 4 });
       const { client: ann, heard } = await enter(one, "ann", {
         token: () => {
           // It cannot be had in time.

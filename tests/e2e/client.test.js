@@ -124,14 +124,14 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       );
       await node({}, { port });
       await Promise.all(waiting);
-      await until(() => heard.length >= 4, "the messages", 10000);
+      await until(() => heard.length >= 4, "the messages");
       assert.deepEqual(heard, ["zero", "one", "two", "three"]);
     });
 
     it("sends many at once, in order, also over a limit", async () => {
       // A window in which a busy machine takes all that are on their way: what is taken behind a
       // refused one is earlier than it.
-      const one = await node({ "limits.messages": '{ count = 20, window = "1s" }' });
+      const one = await node({ "limits.messages": '{ count = 20, window = "5s" }' });
       const ann = await connect(one, { token: token("ann") });
       await ann.join("conversation:1");
       const heard = [];
@@ -183,17 +183,20 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     it("obeys a drain", async () => {
       const one = await node();
       const ann = await connect(one, { token: token("ann") });
-      const drain = new Promise((resolve) => ann.on("server:drain", resolve));
-      // The pause of the first attempt, as it is when it begins.
+      const drain = new Promise((resolve) =>
+        ann.on("server:drain", ({ reconnectInMs }) => resolve([Date.now(), reconnectInMs])),
+      );
       const paused = new Promise((resolve) =>
         ann.subscribe(
-          ({ attempt, nextRetryAt }) => attempt === 1 && resolve(nextRetryAt - Date.now()),
+          ({ attempt, nextRetryAt }) => attempt === 1 && resolve([nextRetryAt, Date.now()]),
         ),
       );
       one.child.kill("SIGTERM");
-      const { reconnectInMs } = await within(drain, "server:drain");
-      const pause = await within(paused, "the end of the connection");
-      assert.ok(Math.abs(pause - reconnectInMs) < 50, `${pause} of ${reconnectInMs}`);
+      const [told, reconnectInMs] = await within(drain, "server:drain");
+      const [next, known] = await within(paused, "the end of the connection");
+      // The connection ended between the two, however far a busy machine puts them apart.
+      const [earliest, latest] = [told - 1 + reconnectInMs, known + 1 + reconnectInMs];
+      assert.ok(next >= earliest && next <= latest, `${earliest} <= ${next} <= ${latest}`);
     });
 
     it("is not moved by what is said in a room in the server's name", async () => {
@@ -245,7 +248,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       const one = await node({
         "devices.policy": "limit",
         "devices.max": "1",
-        "server.auth_timeout": "1s",
+        "server.auth_timeout": "4s",
         "auth.jwt.leeway": "0s",
       });
       await connect(one, { token: token("ann") });
@@ -272,14 +275,14 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       let asked = 0;
       const states = [];
       const ann = await connect(one, {
-        token: () => (asked++, token("ann", claims(asked === 1 ? 3 : 3600))),
+        token: () => (asked++, token("ann", claims(asked === 1 ? 6 : 3600))),
       });
       ann.subscribe(({ status }) => states.push(status));
       await until(() => asked === 2, "the renewal");
-      const late = await connect(one, { token: token("bob", claims(3)) });
+      const late = await connect(one, { token: token("bob", claims(6)) });
       await reached(late, "failed");
       assert.equal(late.state.reason, "auth_expired");
-      // Three seconds are over by now.
+      // Six seconds are over by now.
       assert.deepEqual([states, asked], [["connected"], 2]);
     });
 
@@ -344,8 +347,8 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     });
 
     it("notices a node that stands still", async () => {
-      const one = await node({ "heartbeat.interval": "1s", "heartbeat.timeout": "500ms" });
-      const ann = await connect(one, { token: token("ann"), connectTimeout: 1000 });
+      const one = await node({ "heartbeat.interval": "1s", "heartbeat.timeout": "4s" });
+      const ann = await connect(one, { token: token("ann") });
       await one.freeze();
       await reached(ann, "reconnecting");
       assert.equal(ann.state.reason, "heartbeat_timeout");

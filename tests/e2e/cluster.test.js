@@ -6,12 +6,10 @@ import { connect } from "node:net";
 import { after, afterEach, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
 import { link, redis } from "./lib/redis.js";
-import { freePort, killAll, serve, token, until } from "./lib/server.js";
+import { SLACK, freePort, killAll, serve, token, until } from "./lib/server.js";
 
 // Short leases: what takes 15 s in production takes 3 s here.
 const LEASE = 3000;
-/** What a busy machine may add to a time that is promised, milliseconds. */
-const SLACK = 2000;
 const LEASES = { "cluster.lease_ttl": "3s", "cluster.lease_refresh": "1s" };
 
 let store;
@@ -336,7 +334,7 @@ describe("a cluster's users", { timeout: 180000 }, () => {
   });
 
   it("who come back within the grace were never away", async () => {
-    const [one, two] = await nodes(2, { "presence.offline_grace": "1s" });
+    const [one, two] = await nodes(2, { "presence.offline_grace": "6s" });
     const watcher = await io(one, "watcher"),
       ann = await io(one, "ann");
     await watcher.hear("user:online", (user) => user.userId === "ann");
@@ -588,7 +586,7 @@ describe("a cluster's operators", { timeout: 180000 }, () => {
     ann.on("question", (data, answer) => answer({ heard: data }, 2));
     const asked = await one.api(`/v1/connections/${ann.id}/emit`, {
       method: "POST",
-      body: { event: "question", data: 1, ackWithinMs: 2000 },
+      body: { event: "question", data: 1, ackWithinMs: 20_000 },
     });
     assert.deepEqual(asked.body, { delivered: 1, ack: [{ heard: 1 }, 2] });
     const silent = await one.api(`/v1/connections/${ann.id}/emit`, {
@@ -712,7 +710,11 @@ describe("a cluster in trouble", { timeout: 240000 }, () => {
   });
 
   it("kill -9: who was there is offline within two seconds, whatever the lease", async () => {
-    const [one, two, three] = await nodes(3, { "cluster.lease_ttl": "60s" });
+    // A second of standing still is to be short beside it, whatever a busy machine adds.
+    const [one, two, three] = await nodes(3, {
+      "cluster.lease_ttl": "60s",
+      "cluster.failure_timeout": "4s",
+    });
     const watcher = await io(one, "watcher");
     const ann = await live(two, "ann");
     await live(three, "bob");
@@ -744,15 +746,19 @@ describe("a cluster in trouble", { timeout: 240000 }, () => {
   });
 
   it("kill -9 where nodes do not ask each other: the lease decides", async () => {
-    const [one, two] = await nodes(2, { "cluster.failure_timeout": "off" });
+    // Of which so much is left that it is told from a failure that is found, whenever it was renewed.
+    const [one, two] = await nodes(2, {
+      "cluster.failure_timeout": "off",
+      "cluster.lease_ttl": "10s",
+    });
     const watcher = await io(one, "watcher");
     await live(two, "ann");
     await watcher.hear("user:online", ({ userId }) => userId === "ann");
     const killed = Date.now();
     await two.kill();
     await watcher.hear("user:offline", ({ userId }) => userId === "ann");
-    // It was renewed a second before at most.
-    assert.ok(Date.now() - killed > LEASE - 1000 - 200, `after ${Date.now() - killed} ms`);
+    // It was renewed a second before, and what a busy machine adds.
+    assert.ok(Date.now() - killed > 10_000 - 1000 - SLACK, `after ${Date.now() - killed} ms`);
   });
 
   it("SIGSTOP for two leases, then SIGCONT: no ghost, nobody lost", async () => {
@@ -890,6 +896,9 @@ describe("a cluster in trouble", { timeout: 240000 }, () => {
     cable.cut();
     await bob.ask({ type: "publish", topic: "r", event: "late", data: 1 });
     await bob.hear("late");
+    // Two seconds are as long as anything waits; what is given up first may be something else.
+    const heard = Date.now();
+    await until(() => Date.now() - heard > 2100, "it has waited for as long as anything does");
     await until(
       async () => (await two.metric("heartline_cluster_publications_undelivered_total")) > 0,
       "the node gives it up",
@@ -901,7 +910,9 @@ describe("a cluster in trouble", { timeout: 240000 }, () => {
     await ready(two);
     await bob.ask({ type: "publish", topic: "r", event: "back", data: 1 });
     await ann.hear("back");
-    assert.deepEqual([ann.count("late"), ann.count("room:gap")], [0, 1]);
+    // Of her own room she is told as well, if the node had something to say to users meanwhile.
+    const gaps = ann.heard.filter(({ event, args }) => event === "room:gap" && args[0].room === "r");
+    assert.deepEqual([ann.count("late"), gaps.length], [0, 1]);
   });
 
   it("no Redis at the start: the node serves alone, and joins when there is one", async () => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { afterEach, describe, it } from "node:test";
 import WebSocket from "ws";
 import { Live, socketIo } from "./lib/clients.js";
-import { serve, token, until, within } from "./lib/server.js";
+import { SLACK, serve, token, until, within } from "./lib/server.js";
 
 const nodes = [],
   open = [];
@@ -47,7 +47,8 @@ describe("devices", () => {
 });
 
 describe("heartbeats", () => {
-  const short = { "heartbeat.interval": "300ms", "heartbeat.timeout": "200ms" };
+  // However busy this machine is, the real client has to answer in time.
+  const short = { "heartbeat.interval": "300ms", "heartbeat.timeout": "5s" };
 
   it("find a silent client out, and keep the real one, which answers", async () => {
     const node = await start(short);
@@ -69,7 +70,7 @@ describe("heartbeats", () => {
 });
 
 describe("tokens that expire", () => {
-  const soon = () => Math.floor(Date.now() / 1000) + 3;
+  const soon = () => Math.floor(Date.now() / 1000) + 6;
 
   it("end their connections, so that the client comes back with a new one", async () => {
     const node = await start({ "auth.jwt.leeway": "0s" });
@@ -134,7 +135,8 @@ describe("the drain", () => {
     const deaf = await live(node, "deaf");
     deaf.ws._socket.pause();
     node.child.kill("SIGTERM");
-    assert.equal((await within(node.exited, "the end", 4000)).code, 0);
+    // A second after the timeout.
+    assert.equal((await within(node.exited, "the end", 1500 + SLACK)).code, 0);
   });
 
   it("ends at once on a second signal", async () => {

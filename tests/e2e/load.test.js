@@ -24,8 +24,8 @@ async function load(scenario, options = {}) {
     url: node.http,
     connections: 20,
     threads: 2,
-    duration: "300ms",
-    warmup: "50ms",
+    duration: "1s",
+    warmup: "100ms",
     settle: "0ms",
     ...options,
   };

@@ -28,7 +28,7 @@ async function drain(node) {
  * Runs a command whose standard output or error nobody reads from the beginning;
  * its exit code, and what came by the other.
  */
-async function unread(stream, args, { script = 'exec "$0" "$@"', ms } = {}) {
+async function unread(stream, args, { script = 'exec "$0" "$@"' } = {}) {
   const child = spawn("sh", ["-c", `read go; ${script}`, BINARY, ...args], { stdio: "pipe" });
   const other = stream === "stdout" ? "stderr" : "stdout";
   let text = "";
@@ -36,7 +36,7 @@ async function unread(stream, args, { script = 'exec "$0" "$@"', ms } = {}) {
   child[stream].destroy();
   await once(child[stream], "close");
   child.stdin.end("go\n");
-  const [code, signal] = await within(once(child, "close"), args.join(" "), ms);
+  const [code, signal] = await within(once(child, "close"), args.join(" "));
   return { code, signal, [other]: text };
 }
 
@@ -129,7 +129,7 @@ describe("a command whose output nobody reads", () => {
   it("`load` ends quietly after its work", async () => {
     const node = await start();
     const args = ["load", "idle", "-c", "2", "-d", "100ms", "--warmup", "10ms", "--url", node.http, "--tokens", ...secret];
-    assert.deepEqual(await unread("stdout", args, { ms: 20000 }), { code: 0, signal: null, stderr: "" });
+    assert.deepEqual(await unread("stdout", args), { code: 0, signal: null, stderr: "" });
     await node.stop();
   });
 
@@ -138,7 +138,7 @@ describe("a command whose output nobody reads", () => {
     const args = ["serve", "--dev", "--set", `server.listen=127.0.0.1:${port}`, "--set", `admin.listen=127.0.0.1:${adminPort}`];
     // It ends by itself, once it has answered.
     const script = `"$0" "$@" & until curl -sf http://127.0.0.1:${port}/ >/dev/null; do kill -0 $! || exit 9; sleep 0.02; done; kill $!; wait $!`;
-    const { code, stderr } = await unread("stdout", args, { script, ms: 20000 });
+    const { code, stderr } = await unread("stdout", args, { script });
     assert.equal(code, 0, stderr);
     assert.match(stderr, /stopped\n$/);
   });

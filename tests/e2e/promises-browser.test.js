@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, describe, it } from "node:test";
 import { launch } from "./lib/browser.js";
-import { freePort, serve, token, until } from "./lib/server.js";
+import { SLACK, freePort, serve, token, until } from "./lib/server.js";
 
 const root = fileURLToPath(new URL("../../clients/js/", import.meta.url));
 const its = createRequire(`${root}package.json`);
@@ -83,9 +83,9 @@ describe("the client in a browser", { timeout: 180000 }, () => {
       );
     }, url);
     assert.equal(attempts, 9);
-    assert.ok(held.size <= 2, `${held.size} are held`);
+    await until(() => held.size <= 2, "no more than two are held");
     const ok = await page.evaluate(
-      async (url) => (await fetch(`${url}/ok`, { signal: AbortSignal.timeout(3000) })).text(),
+      async (url) => (await fetch(`${url}/ok`, { signal: AbortSignal.timeout(20_000) })).text(),
       url,
     );
     assert.equal(ok, "ok");
@@ -120,7 +120,8 @@ describe("the client in a browser", { timeout: 180000 }, () => {
           ),
         );
       });
-      assert.ok(took > 1500 && took < 6000, `${took} ms`);
+      // Two seconds; by the heartbeats it would be half a minute.
+      assert.ok(took > 1500 && took < 2000 + 2 * SLACK, `${took} ms`);
     } finally {
       one.child.kill("SIGCONT");
     }
@@ -157,7 +158,6 @@ describe("the client in a browser", { timeout: 180000 }, () => {
     await until(
       async () => (await page.evaluate(() => taken.length)) === 2,
       "both are taken",
-      10000,
     );
     // The answers may come in another order than what they answer was done in.
     assert.deepEqual(await page.evaluate(() => taken.sort()), ["one", "two"]);

@@ -27,8 +27,8 @@ const kinds = {
       text = put(text, "listen 8080;", `listen 127.0.0.1:${port};`);
       text = put(text, "server 127.0.0.1:8081;", `server 127.0.0.1:${node};`);
       text = put(text, "server 127.0.0.1:8082;", "");
-      text = put(text, "proxy_read_timeout 60s;", "proxy_read_timeout 2s;");
-      text = put(text, "proxy_send_timeout 60s;", "proxy_send_timeout 2s;");
+      text = put(text, "proxy_read_timeout 60s;", "proxy_read_timeout 5s;");
+      text = put(text, "proxy_send_timeout 60s;", "proxy_send_timeout 5s;");
       const bodies = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
       const paths = bodies.map((name) => `    ${name}_temp_path ${name};\n`).join("");
       return put(text, "http {\n", `http {\n${paths}`);
@@ -42,8 +42,8 @@ const kinds = {
       let text = put(example("haproxy.cfg"), "bind :8080", `bind 127.0.0.1:${port}`);
       text = put(text, "server one 127.0.0.1:8081", `server one 127.0.0.1:${node}`);
       text = put(text, "    server two 127.0.0.1:8082 check inter 1s\n", "");
-      text = put(text, "timeout tunnel 60s", "timeout tunnel 2s");
-      return text.replaceAll(/timeout (client|server) 60s/g, "timeout $1 2s");
+      text = put(text, "timeout tunnel 60s", "timeout tunnel 5s");
+      return text.replaceAll(/timeout (client|server) 60s/g, "timeout $1 5s");
     },
     log: (_, output) => output,
   },
@@ -180,7 +180,7 @@ for (const kind of Object.keys(kinds)) {
       // By the node's clock, so that the time has passed for it too.
       const pings = await node.metric("heartline_heartbeat_rtt_seconds_count");
       const from = Date.now();
-      await until(() => Date.now() - from > 5000, "two and a half timeouts", 8000);
+      await until(() => Date.now() - from > 12_500, "two and a half timeouts");
       assert.equal(ended, 0);
       assert.ok((await node.metric("heartline_heartbeat_rtt_seconds_count")) > pings);
       for (const client of [live, socket, polling]) client.close();

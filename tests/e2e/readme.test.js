@@ -43,7 +43,7 @@ describe("the README's example", { timeout: 180000 }, () => {
     const { socket, written } = await run("**Socket.IO**, with the client you have", { io });
     try {
       const both = () => written.length >= 2;
-      await until(both, "the greeting and the message", 10000);
+      await until(both, "the greeting and the message");
       assert.deepEqual(written, [
         ["connected as", "alice"],
         ["alice", "hello"],
@@ -56,10 +56,10 @@ describe("the README's example", { timeout: 180000 }, () => {
   it("for a plain WebSocket subscribes, and hears what it publishes", async () => {
     const { socket, written } = await run("**Live**, with the browser's own", { WebSocket });
     try {
-      await until(() => written.length > 0, "its own event", 10000);
+      await until(() => written.length > 0, "its own event");
       assert.deepEqual(written, [[1, { x: 1 }]]);
       socket.close(1000);
-      await until(() => written.length > 1, "the end", 10000);
+      await until(() => written.length > 1, "the end");
       assert.deepEqual(written[1], ["closed with", 1000]);
     } finally {
       socket.terminate();

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, it } from "node:test";
 import parser from "socket.io-msgpack-parser";
 import { Live, Returning, socketIo } from "./lib/clients.js";
 import { Proxy } from "./lib/proxy.js";
-import { freePort, serve, token, until } from "./lib/server.js";
+import { PATIENCE, freePort, serve, token, until } from "./lib/server.js";
 import { Book, Witness, liveWitness, socketIoWitness } from "./lib/witness.js";
 
 const PLACE = /^hl\.[0-9a-z]+\.[0-9a-z]+$/;
@@ -266,7 +266,7 @@ describe("socket.io-client comes back", { timeout: 180000 }, () => {
   });
 
   it("a failed recovery leaves an old place behind, which does no harm", async () => {
-    const { node, proxy } = await world({ "recovery.window": "1s" });
+    const { node, proxy } = await world({ "recovery.window": "5s" });
     const socket = await joined(client(proxy), "lobby");
     await say(node, "lobby", "news", 1);
     await socket.hear("news");
@@ -276,7 +276,7 @@ describe("socket.io-client comes back", { timeout: 180000 }, () => {
     proxy.refusing = true;
     proxy.all("cut");
     await lost(socket);
-    await until(async () => (await node.metric("heartline_suspended")) === 0, "the end", 10000);
+    await until(async () => (await node.metric("heartline_suspended")) === 0, "the end");
     proxy.refusing = false;
     assert.equal((await back(socket)).recovered, false);
     assert.notEqual(socket.id, id);
@@ -439,13 +439,13 @@ describe("who comes back is who left", { timeout: 180000 }, () => {
 
   it("an expired token is refused, and with a new one the session goes on", async () => {
     const { node, proxy } = await world();
-    const exp = Math.ceil(Date.now() / 1000) + 2;
+    const exp = Math.ceil(Date.now() / 1000) + 4;
     const socket = await joined(client(proxy, "ann", { claims: { exp } }), "lobby");
     const id = socket.id;
     renewed(socket, "ann");
     proxy.refusing = true;
     // The node lets it go.
-    await socket.hear("auth:error", () => true, 10000);
+    await socket.hear("auth:error");
     await lost(socket);
     await say(node, "lobby", "news", 1);
     proxy.refusing = false;
@@ -517,7 +517,7 @@ describe("who comes back is who left", { timeout: 180000 }, () => {
   }
 
   it("the others hear that it went and came, or nothing within the grace", async () => {
-    for (const grace of ["0s", "3s"]) {
+    for (const grace of ["0s", "1m"]) {
       const { node, proxy } = await world({ "presence.offline_grace": grace });
       const watching = await joined(socketIo(node.http, { auth: { token: token("bob") } }));
       started.push(() => watching.disconnect());
@@ -659,9 +659,9 @@ describe("what is kept", { timeout: 180000 }, () => {
 
   it("what is kept is given back", async () => {
     const { node, proxy } = await world({
-      "recovery.window": "1s",
+      "recovery.window": "3s",
       "heartbeat.interval": "1s",
-      "heartbeat.timeout": "500ms",
+      "heartbeat.timeout": "3s",
     });
     const socket = await joined(client(proxy), "lobby");
     await away(proxy, socket, () => say(node, "lobby", "news", 1));
@@ -670,7 +670,7 @@ describe("what is kept", { timeout: 180000 }, () => {
     const nothing = async () =>
       (await node.metric("heartline_kept_bytes")) === 0 &&
       (await node.metric("heartline_suspended")) === 0;
-    await until(nothing, "nothing is kept", 30000);
+    await until(nothing, "nothing is kept", 60_000);
   });
 });
 
@@ -948,6 +948,8 @@ describe("under torture", { timeout: 240000 }, () => {
 
   it("each client has all of its rooms once and in order, or begins afresh and knows it", async (t) => {
     const { node, proxy } = await world({
+      // Who comes back late on a busy machine is to find what there was.
+      "recovery.window": "10m",
       "server.worker_threads": 2,
       "recovery.events": 4096,
       "recovery.bytes": "4MB",
@@ -964,9 +966,12 @@ describe("under torture", { timeout: 240000 }, () => {
         book,
         [0, 3, 7].map((step) => names[(number + step) % ROOMS]),
       );
+      // Whose connection breaks before it has come about is told of that.
+      const timeout = PATIENCE;
       return number % 3 === 2
-        ? liveWitness(proxy.live, `u${number}`, witness)
+        ? liveWitness(proxy.live, `u${number}`, witness, { timeout })
         : socketIoWitness(proxy.http, `u${number}`, witness, {
+            timeout,
             transports: number % 4 === 1 ? ["polling"] : ["websocket"],
             ...(number % 6 === 0 && { parser }),
           });
@@ -987,7 +992,7 @@ describe("under torture", { timeout: 240000 }, () => {
     const from = Date.now();
     const isOver = () => {
       const time = Date.now() - from;
-      return time > 3 * MS || (time > MS && cuts > CUTS);
+      return time > 10 * MS || (time > MS && cuts > CUTS);
     };
     const saying = (data) => say(node, data.room, "news", data);
     const publisher = async (rooms) => {

@@ -176,14 +176,15 @@ describe("shedding", { timeout: 180000 }, () => {
     const clients = await Promise.all(
       Array.from({ length: 12 }, (_, number) => io(one, `u${number}`, { reconnection: false })),
     );
-    const answer = await shed(one, "n1", { connections: 10, overMs: 2000 });
+    const answer = await shed(one, "n1", { connections: 10, overMs: 8000 });
     assert.equal(answer.body.connections, 10);
     const told = () =>
       clients.flatMap(({ heard }) => heard.filter(({ event }) => event === "server:drain"));
     await until(() => told().length === 10, "ten are told");
     const times = told().map(({ at }) => at);
-    // Ten moments within two seconds: that all fall into a fifth of it has chance 10^-6.
-    assert.ok(Math.max(...times) - Math.min(...times) > 400, `${times}`);
+    // Ten moments within eight seconds: that all fall into a fifth of it has chance 10^-5. Who hears
+    // of some of them late hears of them closer together.
+    assert.ok(Math.max(...times) - Math.min(...times) > 1600, `${times}`);
     await until(async () => (await count(one, "n1")) === 2, "two stay");
   });
 

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
-import { serve, token, until } from "./lib/server.js";
+import { PATIENCE, serve, token, until } from "./lib/server.js";
 
 let folder, files;
 before(() => {
@@ -261,7 +261,7 @@ describe("checkpoints", { timeout: 240000 }, () => {
         const send = async () => {
           while (!stop) {
             const done = ++next;
-            const asked = sockets[index].timeout(3000).emitWithAck("session:checkpoint", { done });
+            const asked = sockets[index].timeout(PATIENCE).emitWithAck("session:checkpoint", { done });
             const answer = await asked.catch(() => undefined);
             if (!answer) return;
             assert.ok(answer.ok, JSON.stringify(answer));

@@ -189,7 +189,7 @@ describe("a key set", () => {
     const issuer = createServer((_, response) => response.end(JSON.stringify({ keys: [key] })));
     issuer.listen(port, "127.0.0.1");
     await once(issuer, "listening");
-    await until(() => clients.every((client) => client.connected), "both are in", 20_000);
+    await until(() => clients.every((client) => client.connected), "both are in", 40_000);
     // A refusal would have no type, and keep its client away.
     assert.ok(
       errors.every((type) => type === "TransportError"),

@@ -17,7 +17,7 @@ function client(user, options = {}, namespace = "") {
 before(async () => {
   node = await serve({
     'namespaces."/chat".auth.mode': "optional",
-    "limits.messages": '{count=10,window="10s"}',
+    "limits.messages": '{count=10,window="60s"}',
   });
 });
 after(async () => {
@@ -221,7 +221,7 @@ for (const [way, options] of Object.entries(ways)) {
       const error = await socket.hear("message:error");
       assert.equal(error.error, "Rate limit exceeded. Please slow down.");
       assert.deepEqual([error.code, error.tempId], ["RATE_LIMITED", "e10"]);
-      assert.ok(error.retryAfterMs > 0 && error.retryAfterMs <= 10000);
+      assert.ok(error.retryAfterMs > 0 && error.retryAfterMs <= 60_000);
       assert.equal(
         (await other.ask("message:send", { conversationId: "1", content: "x" })).ok,
         true,
@@ -356,7 +356,7 @@ describe("binary of a msgpack client", () => {
       answering.on("ask", (name, answer) => answer({ a: [values[name]] }, 1));
       for (const name of Object.keys(values)) {
         const path = `/v1/connections/${encodeURIComponent(answering.id)}/emit`;
-        const body = { event: "ask", data: name, ackWithinMs: 10_000 };
+        const body = { event: "ask", data: name, ackWithinMs: 20_000 };
         const answered = await node.api(path, { method: "POST", body });
         const base64 = plain(values[name]).toString("base64");
         assert.deepEqual(answered.body.ack, [{ a: [base64] }, 1], name);

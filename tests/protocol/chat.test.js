@@ -117,7 +117,7 @@ it("lets people speak, whisper, show and leave, and moderators dismiss them", as
 
   child.kill("SIGINT");
   assert.match(await ann.next(), /server:drain/);
-  await ann.end(6000);
+  await ann.end();
   await until(() => child.exitCode !== null, "the end of the server");
   assert.equal(child.exitCode, 0);
 });

@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(10);
+    const LONG: Duration = Duration::from_secs(60);
 
     /// A writer whose writes wait until they are told how they end.
     struct Told {

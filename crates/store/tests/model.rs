@@ -264,7 +264,7 @@ fn postgres_keeps_what_the_model_keeps() {
 
 /// The lock is free once the last thread has let it go.
 fn open_again(folder: &Folder) -> SqliteStore {
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match SqliteStore::open(&folder.file()) {
             Ok(store) => return store,
@@ -319,10 +319,10 @@ fn what_is_no_database_is_refused_and_left_alone() {
 fn tables_of_a_newer_version_or_of_another_program_are_refused() {
     let folder = Folder::new();
     drop(folder.open());
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let connection = rusqlite::Connection::open(folder.file()).unwrap();
     connection
-        .busy_timeout(std::time::Duration::from_secs(10))
+        .busy_timeout(std::time::Duration::from_secs(60))
         .unwrap();
     let newer = "INSERT INTO migration VALUES (1000, 0)";
     connection.execute_batch(newer).unwrap();
@@ -372,7 +372,7 @@ fn a_file_can_be_looked_at_whoever_has_it_and_is_left_as_it_was() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(store.close());
     drop(store);
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     // While it is being closed, its files come and go by themselves.
     while glance() != (true, false) {
         assert!(std::time::Instant::now() < until);

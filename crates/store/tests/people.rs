@@ -53,7 +53,7 @@ impl Sqlite {
 impl Database for Sqlite {
     /// The lock is free once the last thread has let it go.
     fn open(&self) -> Arc<dyn Store> {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             match SqliteStore::open(&self.0.join("heartline.db")) {
                 Ok(store) => return Arc::new(store),

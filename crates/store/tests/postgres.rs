@@ -17,7 +17,7 @@ use heartline_store::{PostgresStore, PostgresUrl};
 use support::{Link, Server};
 
 /// How long a condition may take to come true.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn message(user: u64, conversation: u64, temp_id: &str) -> NewMessage {
     NewMessage {

@@ -12,7 +12,7 @@ const run = promisify(execFile);
 
 /** What the server on a port answers to a command. */
 export async function ask(port, ...words) {
-  const { stdout } = await run("redis-cli", ["-p", `${port}`, ...words], { timeout: 20000 });
+  const { stdout } = await run("redis-cli", ["-p", `${port}`, ...words], { timeout: 60_000 });
   return stdout.trim();
 }
 
@@ -60,7 +60,7 @@ export async function start(args, ready, env = {}) {
     if (child.exitCode !== null) throw new Error(`redis-server ended: ${log}`);
     return ready.test(log);
   };
-  await until(isReady, "redis-server is ready", 20000).catch((error) => {
+  await until(isReady, "redis-server is ready").catch((error) => {
     // Nobody else knows of it.
     child.kill("SIGKILL");
     rmSync(folder, { recursive: true, force: true });
@@ -79,8 +79,8 @@ export async function start(args, ready, env = {}) {
   };
 }
 
-/** A server that may become a part of a Redis Cluster; `bus` is its port for others. `patience` is its `cluster-node-timeout`. */
-export async function clusterServer(patience = 2000) {
+/** A server that may become a part of a Redis Cluster; `bus` is its port for others. `patience` is its `cluster-node-timeout`: who stands still for as long is taken for gone. */
+export async function clusterServer(patience = 15_000) {
   // The bus has a port of its own, ten thousand above by default.
   const bus = await freePort();
   const args = ["--cluster-enabled", "yes", "--cluster-node-timeout", `${patience}`];

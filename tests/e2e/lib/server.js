@@ -10,6 +10,9 @@ import { PATIENCE, freePort, until, within } from "../../lib/wait.js";
 
 export { PATIENCE, freePort, until, within };
 
+/** What a busy machine may add to a time that is promised, milliseconds. */
+export const SLACK = 5000;
+
 export const BINARY =
   (process.env.HEARTLINE_BIN && resolve(process.env.HEARTLINE_BIN)) ??
   fileURLToPath(new URL("../../../target/release/heartline", import.meta.url));
@@ -127,7 +130,7 @@ export async function serve(
     /** Ends the node in good order; its exit code. */
     async stop() {
       child.kill("SIGTERM");
-      const { code } = await within(exited, "the node's end", 20000);
+      const { code } = await within(exited, "the node's end");
       return code;
     },
     /** Stops the node where it stands, and resolves when all its threads do; SIGCONT ends it. */

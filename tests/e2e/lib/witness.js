@@ -395,8 +395,12 @@ export function socketIoWitness(url, user, witness, options = {}) {
   };
 }
 
-/** A live client that resumes with all that it knows, again and again. */
-export function liveWitness(url, user, witness, { event = "news", read, silence = 60000 } = {}) {
+/**
+ * A live client that resumes with all that it knows, again and again. A connection that does not
+ * come about within `timeout` milliseconds is given up, and one that is silent for `silence`.
+ */
+export function liveWitness(url, user, witness, options = {}) {
+  const { event = "news", read, silence = 60000, timeout = 4000 } = options;
   const topics = witness.joins;
   const one = new Returning({ live: url }, user);
   const take = one.take.bind(one);
@@ -442,7 +446,7 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
       live.send({ type: "auth", token: token(user), ...resume });
     });
     // The gateway pings; who hears nothing for long has lost it.
-    let late = setTimeout(() => live.close(), 4000);
+    let late = setTimeout(() => live.close(), timeout);
     const alive = () => {
       clearTimeout(late);
       late = setTimeout(() => live.close(), silence);

@@ -42,7 +42,7 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is needed for this test; scripts/install-test-tools installs it");
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < until, "redis-server does not answer");
             std::thread::yield_now();

@@ -16,7 +16,7 @@ use heartline_wire::ws::{Decoder, Message, OpCode, Role, push_masked_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) fn config() -> Config {
     let open = NamespaceConfig {
@@ -31,7 +31,7 @@ pub(crate) fn config() -> Config {
         },
         hello: false,
         worker_threads: 1,
-        handler_timeout: Duration::from_millis(400),
+        handler_timeout: Duration::from_secs(2),
         ..Config::default()
     }
 }

@@ -349,7 +349,7 @@ mod tests {
 
     fn connect(address: SocketAddr) -> std::net::TcpStream {
         let stream = std::net::TcpStream::connect(address).unwrap();
-        let patience = Some(Duration::from_secs(20));
+        let patience = Some(Duration::from_secs(60));
         stream.set_read_timeout(patience).unwrap();
         stream
     }
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn connections_that_say_nothing_give_their_places_to_those_who_wait() {
-        let (_runtime, address) = served(Duration::from_millis(50), (IDLE, COMES), Duration::ZERO);
+        let (_runtime, address) = served(Duration::from_millis(500), (IDLE, COMES), Duration::ZERO);
         let mut silent: Vec<_> = (0..4).map(|_| connect(address)).collect();
         let mut asks = connect(address);
         asks.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")

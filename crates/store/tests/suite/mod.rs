@@ -43,7 +43,7 @@ impl Kept {
                 return Arc::new(tokio::task::block_in_place(opens));
             }
         };
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             match SqliteStore::open(&folder.join("heartline.db")) {
                 Ok(store) => return Arc::new(store),

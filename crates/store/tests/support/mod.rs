@@ -79,7 +79,7 @@ impl Server {
         let port = free.local_addr().unwrap().port().to_string();
         drop(free);
         let url = script(&["pool", &port, mode], &self.folder);
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(format!("127.0.0.1:{port}"))
             .await
             .is_err()

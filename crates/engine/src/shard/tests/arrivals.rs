@@ -104,7 +104,7 @@ fn turn_until(
     harness: &mut Harness<Recorder>,
     mut is_so: impl FnMut(&mut Harness<Recorder>) -> bool,
 ) {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     while !is_so(harness) {
         assert!(Instant::now() < end);
         harness.turn();
@@ -113,7 +113,7 @@ fn turn_until(
 
 fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
-    let patience = Some(Duration::from_secs(5));
+    let patience = Some(Duration::from_secs(60));
     client.set_read_timeout(patience).unwrap();
     client
 }
@@ -375,7 +375,7 @@ fn who_came_before_a_listener_is_closed_is_answered() {
     poll.registry()
         .register(&mut same, mio::Token(0), interest)
         .unwrap();
-    let patience = Some(Duration::from_secs(5));
+    let patience = Some(Duration::from_secs(60));
     poll.poll(&mut mio::Events::with_capacity(1), patience)
         .unwrap();
     drop(same);

@@ -213,9 +213,9 @@ impl Drop for Process {
     }
 }
 
-/// Waits until something is there, ten seconds at most.
+/// Waits until something is there, a minute at most.
 async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = look() {
             return found;

@@ -194,7 +194,7 @@ async fn what_is_said_to_a_socket_follows_it_until_it_has_come() {
 }
 
 async fn until_kept(process: &Process, scope: &Scope, expected: &[&str]) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while process.kept(scope).await != expected {
         assert!(Instant::now() < deadline, "it is not {expected:?}");
     }
