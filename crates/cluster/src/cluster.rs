@@ -11,7 +11,7 @@ use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Peers, Probed, Subscription, Target, UserSocket,
 };
-use heartline_core::entries::{TypePresence, UserPresence};
+use heartline_core::entries::{Standing, TypePresence, UserPresence};
 use heartline_core::presence::audit::{Believed, Who};
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
@@ -572,6 +572,11 @@ impl Backplane for Cluster {
 
     fn is_trusted(&self) -> bool {
         self.member.is_complete()
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        let now = self.member.standing()?;
+        Some(Standing([now.joins, now.hold, u64::from(now.version)]))
     }
 
     fn heard_until(&self) -> Option<u64> {

@@ -535,6 +535,18 @@ pub struct Edges {
     pub is_cut: bool,
 }
 
+/// The stream of edges, as far as its store knows it: a new master may lack what was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// The last place that was given to anything; before all others if there is no stream.
+    pub last: EdgeId,
+    /// The number of the last edge.
+    pub number: u64,
+    /// The number of the edge at the place that was asked about, 0 of what is none; `None`: nothing
+    /// is there.
+    pub at: Option<u64>,
+}
+
 /// A socket as other nodes see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -705,11 +717,11 @@ pub trait Registry: Send + Sync + 'static {
         wait: Duration,
     ) -> impl Future<Output = Result<Edges, Unavailable>> + Send;
 
-    /// The last edge there ever was, and its number, as far as the store knows; `None`: there was
-    /// none, or the store does not lose what was read.
-    fn last_edge(&self) -> impl Future<Output = Result<Option<(EdgeId, u64)>, Unavailable>> + Send {
-        std::future::ready(Ok(None))
-    }
+    /// What the stream of edges has at a place of it; `None`: that cannot be found out.
+    fn stream(
+        &self,
+        place: &EdgeId,
+    ) -> impl Future<Output = Result<Option<Stream>, Unavailable>> + Send;
 
     /// What is known of users, of any number of them: no operation of the store takes long. Who
     /// does not hold its lease is told nothing: the registry may have forgotten everything.

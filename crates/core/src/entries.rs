@@ -314,3 +314,7 @@ impl SocketFilter {
             && self.room.as_deref().is_none_or(is_in)
     }
 }
+
+/// A name of what is known of users elsewhere: two are of one knowledge, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing(pub [u64; 3]);

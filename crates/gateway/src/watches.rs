@@ -271,9 +271,7 @@ impl Watches {
         }
         let at = (self.clock.now(), self.reached());
         let answer = self.locked(|board| {
-            if !self.fanout.backplane.is_trusted() {
-                board.distrust(at.1);
-            }
+            self.stand(board);
             board.answer(&scope, reader, after, at, &mut self.poster())
         });
         let answer = answer?;
@@ -391,17 +389,26 @@ impl Watches {
         asked.collect()
     }
 
+    /// Looks whether what is known can be believed, and is still the same. False: it cannot be
+    /// believed.
+    fn stand(&self, board: &mut Board) -> bool {
+        let standing = self.fanout.backplane.standing();
+        match standing {
+            Some(standing) => board.stand(standing, || self.reached()),
+            None => board.suspend(self.reached()),
+        }
+        standing.is_some()
+    }
+
     /// Asks the backplane. False: it knows nothing for certain.
     async fn ask(&self, question: &Question) -> bool {
         let users = question.users.iter().map(ToString::to_string).collect();
         let backplane = &self.fanout.backplane;
         let found = backplane.presence(question.tenant.clone(), users).await;
-        let (is_trusted, reached) = (backplane.is_trusted(), self.reached());
+        let reached = self.reached();
         self.locked(|board| {
             board.learn(question, &found, reached);
-            if !is_trusted {
-                board.distrust(reached);
-            }
+            self.stand(board);
         });
         found.iter().any(|user| !user.stale)
     }
@@ -463,21 +470,25 @@ impl Watches {
         }
     }
 
-    /// Looks whether what is known can be believed. When it can again, everybody who is watched
-    /// is asked about first.
+    /// Looks whether what is known can be believed. When it can again, and something of it may have
+    /// been lost meanwhile, everybody who is watched is asked about first.
     async fn look(&self) {
-        if !self.fanout.backplane.is_trusted() {
-            return self.locked(|board| board.distrust(self.reached()));
-        }
-        if self.locked(|board| board.distrusted().is_none()) {
+        if !self.locked(|board| self.stand(board)) {
             return;
         }
         let now = self.clock.now();
         // What is lost while they are being asked about is a doubt of its own.
         let doubt = self.locked(|board| {
+            if !board.is_in_doubt_of_all() {
+                board.trust(board.doubt());
+                return None;
+            }
             board.ask_again(now);
-            board.doubt()
+            Some(board.doubt())
         });
+        let Some(doubt) = doubt else {
+            return;
+        };
         self.know_nodes().await;
         for question in self.locked(|board| board.questions(ASKED)) {
             self.ask(&question).await;

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::told::Told;
 use super::unread::READ_WITHIN;
 use super::{Local, Member, pause_after};
-use crate::registry::{DevicesChange, Edge, EdgeId, Edges, Registry, TypedUser, Unavailable};
+use crate::registry::{
+    DevicesChange, Edge, EdgeId, Edges, Registry, Stream, TypedUser, Unavailable,
+};
 
 /// How long after a read the next one begins. So all nodes together read seldom, however many
 /// changes there are, and what waits is read at once.
@@ -21,9 +23,12 @@ const WAIT_WHILE_ASKED: Duration = Duration::from_secs(1);
 /// The same while nobody does, and a node is to cost the store little.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether the stream still reaches up to the reader's place, while nothing
-/// comes. A new master is noticed by a read that fails, but for one that a Redis Cluster hides.
+/// How often it is looked whether the stream still has what was read last. A new master is noticed
+/// by a read that fails, but for one that a Redis Cluster hides.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// How long a read waits that is to tell soon whether there is anything.
+const WAIT_IN_DOUBT: Duration = Duration::from_millis(1);
 
 /// A place in the stream of edges.
 #[derive(Clone)]
@@ -34,6 +39,8 @@ pub(super) struct Place {
     pub(super) number: u64,
     /// Of the last change of devices; 0: none was read.
     pub(super) devices: u64,
+    /// What is there was read: the stream has it, if it is still the same.
+    pub(super) is_read: bool,
     /// The stream is another than before.
     pub(super) is_new_life: bool,
     /// When the last edge was read; of a place that a join has told, when that was asked.
@@ -53,9 +60,18 @@ impl Place {
             id: "0".into(),
             number: 0,
             devices: 0,
+            is_read: false,
             is_new_life: false,
             at,
         }
+    }
+
+    /// Whether the stream is the one that was read up to here: then nothing was missed, and what is
+    /// missing of what follows shows by its numbers.
+    fn is_in(&self, stream: &Stream) -> bool {
+        let is_it = |number| number == 0 || number == self.number;
+        let was_never_there = !self.is_read || parts(&self.id) == (0, 0);
+        was_never_there || stream.at.is_some_and(is_it)
     }
 
     /// The reader is here when it learns that the stream has another life, which has come as
@@ -95,8 +111,10 @@ impl Place {
 struct Reader {
     place: Place,
     told: Told,
-    /// When it was seen that the stream reaches up to the place, since the last failure.
+    /// When it was looked whether the stream has what was read last, since the last failure.
     looked: Option<Instant>,
+    /// It had not: what lies before the next edge may be missing.
+    has_hole: bool,
 }
 
 impl<R: Registry, L: Local> Member<R, L> {
@@ -138,6 +156,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             // A loss is noticed after a renewal, and the hold that follows lasts a lease at most.
             told: Told::new((self.timing.ttl + READ_WITHIN) * 2),
             looked: None,
+            has_hole: false,
         };
         let mut failures = 0u32;
         self.joined.notified().await;
@@ -149,21 +168,18 @@ impl<R: Registry, L: Local> Member<R, L> {
                 };
             }
             let asked = Instant::now();
-            let wait = match self.local.is_asked() {
-                true => WAIT_WHILE_ASKED,
-                false => WAIT,
-            };
             let read = tokio::select! {
                 biased;
                 () = self.joined.notified() => continue,
-                read = self.read_on(&mut reader, wait) => read,
+                read = self.read_on(&mut reader) => read,
             };
             let pause = match read {
                 Ok(is_all) => {
                     failures = 0;
-                    self.hears.store(true, Ordering::Relaxed);
                     if is_all {
                         self.local.heard_until(asked.elapsed());
+                        // What came while nothing could be read is announced by now.
+                        self.hears.store(true, Ordering::Relaxed);
                     }
                     BETWEEN_READS
                 }
@@ -180,35 +196,40 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// Reads once, and announces what was read. Whether that was all there is.
-    async fn read_on(&self, reader: &mut Reader, wait: Duration) -> Result<bool, Unavailable> {
-        let read = self.registry.edges(&reader.place.id, wait).await?;
-        let is_all = !read.is_cut;
-        let is_due = reader.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
-        if read.last.is_none() && is_due {
-            self.go_back(&mut reader.place).await?;
+    async fn read_on(&self, reader: &mut Reader) -> Result<bool, Unavailable> {
+        if reader.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            self.look(reader).await?;
             reader.looked = Some(Instant::now());
         }
+        let wait = match self.local.is_asked() {
+            _ if reader.has_hole || !self.hears.load(Ordering::Relaxed) => WAIT_IN_DOUBT,
+            true => WAIT_WHILE_ASKED,
+            false => WAIT,
+        };
+        let read = self.registry.edges(&reader.place.id, wait).await?;
+        let is_all = !read.is_cut;
         self.forget_told(&mut reader.told);
         self.pass_on(read, reader);
         Ok(is_all)
     }
 
-    /// The stream may end before the reader's place: a new master lacks what the old one had not
-    /// given it yet. If its clock is behind too, it writes before that place, where nobody would
-    /// read. What it has written there is taken for lost, and the reader goes on behind it.
-    async fn go_back(&self, place: &mut Place) -> Result<(), Unavailable> {
-        let Some((id, number)) = self.registry.last_edge().await? else {
+    /// Whether the stream is the one that was read: then it is read on, and nothing was missed,
+    /// however long it could not be read. A store that lost its memory has another; a new master
+    /// may lack what the old one had not given it yet. If its clock is behind too, it writes before
+    /// the reader's place, where nobody would read. What it has written there is taken for lost,
+    /// and the reader goes on behind it.
+    async fn look(&self, reader: &mut Reader) -> Result<(), Unavailable> {
+        let place = &mut reader.place;
+        let Some(stream) = self.registry.stream(&place.id).await? else {
             return Ok(());
         };
-        if parts(&place.id) > parts(&id) {
-            self.lose(1);
-            self.local.missed_edges();
+        reader.has_hole |= !place.is_in(&stream);
+        if parts(&place.id) > parts(&stream.last) {
+            reader.has_hole = true;
             *place = Place {
-                id,
-                number,
-                devices: 0,
-                is_new_life: false,
-                at: Instant::now(),
+                id: stream.last,
+                number: stream.number,
+                ..Place::start(Instant::now())
             };
         }
         Ok(())
@@ -243,12 +264,19 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Announces what was read, up to a hole, and from there on.
     fn pass_on(&self, read: Edges, reader: &mut Reader) {
+        let has_hole = std::mem::take(&mut reader.has_hole);
         let Reader { place, told, .. } = reader;
+        if has_hole {
+            // What is known of devices is forgotten with it.
+            (place.is_read, place.devices) = (false, 0);
+            self.local.missed_edges();
+        }
+        let mut lost = u64::from(has_hole);
         let mut edges = Vec::with_capacity(read.edges.len());
         // Nothing could be read since the last hole was told: it is one with the next.
-        let mut is_told = false;
+        let mut is_told = has_hole;
         for (number, edge) in read.edges {
-            let missed = place.go_on(number);
+            let missed = place.go_on(number).max(std::mem::take(&mut lost));
             let edge = edge.filter(|edge| self.local.is_user(&edge.who));
             if missed > 0 {
                 self.lose(missed);
@@ -264,12 +292,15 @@ impl<R: Registry, L: Local> Member<R, L> {
             edges.extend(edge.map(|edge| (number, edge)));
         }
         self.announce(&mut edges, told);
+        if lost > 0 {
+            self.lose(lost);
+        }
         if !read.devices.is_empty() {
             let missed = place.go_on_with_devices(&read.devices);
             self.local.note_devices(&read.devices, missed);
         }
         if let Some(id) = read.last {
-            (place.id, place.at) = (id, Instant::now());
+            (place.id, place.at, place.is_read) = (id, Instant::now(), true);
         }
     }
 
@@ -299,6 +330,7 @@ mod tests {
             id: id.into(),
             number,
             devices: 0,
+            is_read: true,
             is_new_life: false,
             at: Instant::now(),
         }

@@ -285,6 +285,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 id: joined.last_edge,
                 number: joined.edge_number,
                 devices: 0,
+                is_read: true,
                 is_new_life: forgot,
                 at: asked,
             });

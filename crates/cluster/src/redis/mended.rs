@@ -229,3 +229,77 @@ async fn changes_that_a_new_master_with_a_slow_clock_writes_before_the_readers_p
     place.until(async |place| place.heard() == 5).await;
     assert_eq!(*locked(&place.table.missed), [4], "once");
 }
+
+#[tokio::test]
+async fn a_connection_that_ends_puts_nothing_in_doubt_that_the_stream_still_has() {
+    let place = Place::with(9).await;
+    place
+        .until(async |place| place.member.standing().is_some())
+        .await;
+    let before = place.member.standing();
+    for number in 0..5 {
+        let _: u64 = place.run(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        locked(&place.table.users).remove(&user(number));
+        let socket = format!("s{number}").into();
+        place
+            .member
+            .disconnect(user(number), socket, Duration::ZERO);
+        place
+            .until(async |place| place.heard() == 10 + number)
+            .await;
+    }
+    let all_heard = locked(&place.table.all_heard).len();
+    place
+        .until(async |place| locked(&place.table.all_heard).len() > all_heard)
+        .await;
+    assert_eq!(place.member.standing(), before);
+    assert!(locked(&place.table.missed).is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_that_is_gone_is_noticed_when_a_connection_ends_and_once() {
+    let place = Place::with(3).await;
+    let _: u64 = place.run(&["DEL", "{hand}:edges"]).await;
+    for _ in 0..3 {
+        let _: u64 = place.run(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        let all_heard = locked(&place.table.all_heard).len();
+        place
+            .until(async |place| locked(&place.table.all_heard).len() > all_heard + 1)
+            .await;
+        assert_eq!(*locked(&place.table.missed), [3]);
+    }
+    locked(&place.table.users).remove(&user(1));
+    place
+        .member
+        .disconnect(user(1), "s1".into(), Duration::ZERO);
+    place.until(async |place| place.heard() == 4).await;
+    assert_eq!(*locked(&place.table.missed), [3], "what comes is told");
+}
+
+#[tokio::test]
+async fn another_stream_whose_numbers_go_on_where_the_reader_stands_is_not_taken_for_the_same() {
+    let place = Place::with(3).await;
+    let dump: Vec<u8> = place.run(&["DUMP", "{hand}:edges"]).await;
+    let number: u64 = place.run(&["GET", "{hand}:edge"]).await;
+    let [seconds, _]: [u64; 2] = place.run(&["TIME"]).await;
+    let add = async |minutes: u64, number: u64| {
+        let id = format!("{}-0", (seconds + 60 * minutes) * 1000);
+        let number = number.to_string();
+        let edge = ["n", &number, "w", "::u2", "o", "0", "r", "9"];
+        let _: String = place
+            .run(&[&["XADD", "{hand}:edges", &id][..], &edge[..]].concat())
+            .await;
+    };
+    // A change that the new master has not, and two others that it has instead.
+    add(10, number + 1).await;
+    place.until(async |place| place.heard() == 4).await;
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg("{hand}:edges").arg(0).arg(dump).arg("REPLACE");
+    let _: String = place.hand.query(&restore).await.unwrap();
+    add(5, number + 1).await;
+    let _: u64 = place.run(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+    add(15, number + 2).await;
+    place
+        .until(async |place| *locked(&place.table.missed) == [4])
+        .await;
+}

@@ -13,19 +13,24 @@ use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
     Admission, Announced, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Entry,
     Fenced, Guarded, Joined, Known, Maintained, Marked, Millis, Newcomer, NodeInfo, NodeState,
-    Registry, Renewed, Restored, Stranger, Sum, Suspicion, Turn, TypedUser, Unavailable, UserName,
-    Verdict, Versions, tag_of_process,
+    Registry, Renewed, Restored, Stranger, Stream, Sum, Suspicion, Turn, TypedUser, Unavailable,
+    UserName, Verdict, Versions, tag_of_process,
 };
 
 /// How long a read of the stream may take, of which it waits some seconds at the server.
 const MAX_READ: Duration = Duration::from_secs(6);
 /// Edges in one read.
 const MAX_EDGES_PER_READ: usize = 4096;
-/// Tells the last id that the stream of edges has given, and the number of the last edge.
-const LAST_EDGE: &str = "local info = redis.pcall('XINFO', 'STREAM', KEYS[1]) \
-                         for i = 1, #info - 1, 2 do \
-                         if info[i] == 'last-generated-id' then \
-                         return {info[i + 1], tonumber(redis.call('GET', KEYS[2]) or 0)} end end";
+/// Tells the last id that the stream of edges has given, the number of the last edge, and that of
+/// what is at an id: 0 of what is no edge, -1 if nothing is there.
+const STREAM: &str = "local number, at = tonumber(redis.call('GET', KEYS[2]) or 0), -1 \
+                      if redis.call('EXISTS', KEYS[1]) == 0 then return {'0-0', number, at} end \
+                      local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1] \
+                      for i = 1, found and #found[2] - 1 or 0, 2 do at = math.max(at, 0) \
+                      if found[2][i] == 'n' then at = tonumber(found[2][i + 1]) or 0 end end \
+                      local info = redis.pcall('XINFO', 'STREAM', KEYS[1]) \
+                      for i = 1, #info - 1, 2 do if info[i] == 'last-generated-id' then \
+                      return {info[i + 1], number, at} end end";
 
 /// A [`Registry`] in Redis 6.2 or later, or Valkey.
 pub struct RedisRegistry {
@@ -413,13 +418,14 @@ impl Registry for RedisRegistry {
         Ok(edges)
     }
 
-    async fn last_edge(&self) -> Result<Option<(EdgeId, u64)>, Unavailable> {
+    async fn stream(&self, place: &EdgeId) -> Result<Option<Stream>, Unavailable> {
         let prefix = self.calls.prefix();
         let mut command = redis::cmd("EVAL");
-        command.arg(LAST_EDGE).arg(2);
+        command.arg(STREAM).arg(2);
         command
             .arg(format!("{prefix}:edges"))
-            .arg(format!("{prefix}:edge"));
+            .arg(format!("{prefix}:edge"))
+            .arg(&**place);
         let answer = tokio::time::timeout(MAX_READ, self.reader.query::<Value>(&command));
         let answer = answer
             .await
@@ -429,7 +435,11 @@ impl Registry for RedisRegistry {
             Value::Nil => Ok(None),
             answer => {
                 let mut answer = Answer::of(answer)?;
-                Ok(Some((answer.text()?, answer.number()? as u64)))
+                Ok(Some(Stream {
+                    last: answer.text()?,
+                    number: answer.number()? as u64,
+                    at: u64::try_from(answer.number()?).ok(),
+                }))
             }
         }
     }

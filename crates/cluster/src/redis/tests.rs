@@ -484,7 +484,7 @@ impl Pair {
     }
 
     async fn compare_edges(&self) {
-        let expected = self.model.edges("0").edges;
+        let expected = self.model.edges("0", usize::MAX).edges;
         if expected.is_empty() && self.model.devices().is_empty() {
             return;
         }

@@ -18,6 +18,7 @@ mod node;
 mod paused;
 mod scenarios;
 mod store;
+mod streams;
 mod unread;
 mod world;
 

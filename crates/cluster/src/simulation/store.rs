@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::dice::Dice;
 use super::model::Model;
 use crate::registry::{
     Admission, Arrival, Audit, Departure, Displaced, Edge, EdgeId, Edges, Fenced, Guarded, Joined,
     Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored,
-    Stranger, Sum, Suspicion, Turn, Unavailable, UserName, Verdict,
+    Stranger, Stream, Sum, Suspicion, Turn, Unavailable, UserName, Verdict,
 };
 
 /// What operations cost, as they were measured on Redis: microseconds of its one core.
@@ -60,6 +60,8 @@ pub(super) struct Store {
     pub(super) is_real: bool,
     /// Until when there is work.
     pub(super) busy_until: Instant,
+    /// So many edges are read at once.
+    pub(super) most_per_read: usize,
     /// How often edges were read.
     pub(super) reads: u64,
     /// Operations there were, and the microseconds that they took.
@@ -84,6 +86,7 @@ impl Store {
             calm: false,
             is_real: false,
             busy_until: Instant::now(),
+            most_per_read: usize::MAX,
             reads: 0,
             operations: 0,
             worked: 0,
@@ -377,10 +380,11 @@ impl Registry for Link {
             .await
     }
 
-    async fn edges(&self, last: &EdgeId, _: Duration) -> Result<Edges, Unavailable> {
+    async fn edges(&self, last: &EdgeId, wait: Duration) -> Result<Edges, Unavailable> {
         let after = last.parse::<u64>().unwrap_or(0);
         let mut changed = locked(&self.store).changed.subscribe();
-        let _ = changed.wait_for(|count| *count > after).await;
+        // Late or not, there is an answer.
+        let _ = timeout(wait, changed.wait_for(|count| *count > after)).await;
         let arrived = {
             let mut store = locked(&self.store);
             if self.cut.load(Ordering::Relaxed) || !store.up {
@@ -391,7 +395,15 @@ impl Registry for Link {
             store.queue(cost::EACH + read.min(4096) / 2)
         };
         sleep_until(arrived).await;
-        Ok(locked(&self.store).model.edges(last))
+        let store = locked(&self.store);
+        Ok(store.model.edges(last, store.most_per_read))
+    }
+
+    async fn stream(&self, place: &EdgeId) -> Result<Option<Stream>, Unavailable> {
+        if self.cut.load(Ordering::Relaxed) || !locked(&self.store).up {
+            return Err(Unavailable("closed".into()));
+        }
+        Ok(Some(locked(&self.store).model.stream(place)))
     }
 
     async fn look_up(

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use heartline_wire::reason::Reason;
 
 use crate::auth::{BoxFuture, UserKey};
-use crate::entries::{SocketEntry, UserPresence};
+use crate::entries::{SocketEntry, Standing, UserPresence};
 use crate::policy::DevicePolicy;
 use crate::presence::audit::{Believed, Who};
 use crate::presence::{
@@ -245,6 +245,13 @@ pub trait Backplane: Send + Sync + 'static {
     /// edges arrive.
     fn is_trusted(&self) -> bool {
         true
+    }
+
+    /// Names what is known of users elsewhere, as long as it can be [believed](Self::is_trusted).
+    /// While it has the same name, also after a time in which it could not be believed, nothing of
+    /// it is lost: what has changed since was given to the node, or [missed](Node::missed_edges).
+    fn standing(&self) -> Option<Standing> {
+        self.is_trusted().then(Standing::default)
     }
 
     /// All edges up to this time have been given to the node, Unix milliseconds; `None`: it has

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Held, Index, Model, State};
-use crate::registry::{DevicesChange, Edge, Edges, Entry, Millis, RoomName, TypedUser};
+use crate::registry::{DevicesChange, Edge, Edges, Entry, Millis, RoomName, Stream, TypedUser};
 
 /// Edges that are kept for readers that fell behind.
 const KEPT_EDGES: usize = 65_536;
@@ -297,17 +297,31 @@ impl Model {
         self.push_edge(edge);
     }
 
-    pub(crate) fn edges(&self, last: &str) -> Edges {
+    pub(crate) fn edges(&self, last: &str, most: usize) -> Edges {
         let last: u64 = last.parse().unwrap_or(0);
         let new = self.edges.iter().rev().take_while(|(id, ..)| *id > last);
-        let mut edges: Vec<_> = new
-            .map(|(_, number, edge)| (*number, Some(edge.clone())))
-            .collect();
-        edges.reverse();
+        let mut new: Vec<_> = new.collect();
+        new.reverse();
+        let is_cut = new.len() > most;
+        new.truncate(most);
+        let edges = new.iter();
         Edges {
-            last: (!edges.is_empty()).then(|| self.edge_id.to_string().into()),
-            edges,
+            last: new.last().map(|(id, ..)| id.to_string().into()),
+            edges: edges
+                .map(|(_, number, edge)| (*number, Some(edge.clone())))
+                .collect(),
+            is_cut,
             ..Edges::default()
+        }
+    }
+
+    /// What the stream has at a place.
+    pub(crate) fn stream(&self, place: &str) -> Stream {
+        let is_there = |(id, ..): &&(u64, u64, Edge)| id.to_string() == place;
+        Stream {
+            last: self.edge_id.to_string().into(),
+            number: self.edge_number,
+            at: (self.edges.iter().find(is_there)).map(|(_, number, _)| *number),
         }
     }
 
@@ -325,7 +339,7 @@ impl Model {
 
     /// Edges after the one with this id.
     pub(crate) fn edges_from(&self, known: u64) -> Vec<Edge> {
-        let new = self.edges(&known.to_string()).edges;
+        let new = self.edges(&known.to_string(), usize::MAX).edges;
         new.into_iter().filter_map(|(_, edge)| edge).collect()
     }
 

@@ -99,6 +99,8 @@ pub(super) struct Log {
     /// Users of whom what was answered last is not to be believed, and since when, Unix
     /// milliseconds.
     pub(super) doubtful: HashMap<Arc<str>, u64>,
+    /// Since when somebody may be in the room of whom nothing is known, Unix milliseconds.
+    pub(super) unsaid: Option<u64>,
     /// What readers were told of it.
     pub(super) stale: bool,
     pub(super) recent: Recent,
@@ -231,6 +233,7 @@ impl Log {
             users: HashMap::new(),
             changed: HashSet::new(),
             doubtful: HashMap::new(),
+            unsaid: None,
             stale: false,
             recent: Recent::default(),
             readers: HashMap::new(),
@@ -312,10 +315,20 @@ impl Log {
         }
     }
 
+    /// Whether somebody may be in the room of whom nothing is known; if so now, it has been at
+    /// `since` at the earliest, Unix milliseconds.
+    pub(super) fn is_said(&mut self, is_all: bool, since: u64) {
+        match is_all {
+            true => self.unsaid = None,
+            false => drop(self.unsaid.get_or_insert(self.as_of.max(since))),
+        }
+    }
+
     /// Until when nothing is missing: what was said once stays true, unless all or a user is
-    /// `distrusted` since some time.
+    /// `distrusted` since some time, or who is in the room is not known.
     pub(super) fn reach(&mut self, as_of: u64, distrusted: Option<u64>) -> u64 {
-        let since = self.doubtful.values().copied().chain(distrusted).min();
+        let since = self.doubtful.values().copied();
+        let since = since.chain(distrusted).chain(self.unsaid).min();
         self.as_of = since.unwrap_or(self.as_of.max(as_of));
         self.as_of
     }

@@ -28,7 +28,7 @@ use self::roster::Follow;
 use super::address::SocketAddress;
 use super::audit::{Believed, Who};
 use super::edge::{Edge, RoomAddress};
-use crate::entries::UserPresence;
+use crate::entries::{Standing, UserPresence};
 
 pub use self::roster::{Note, Roster};
 
@@ -232,8 +232,13 @@ pub struct Board {
     /// Users of whom an answer was not to be believed, and when they are asked about again.
     doubtful: HashSet<UserName>,
     doubts_at: Micros,
-    /// How often there was a reason to distrust all.
+    /// How often there was a reason to ask about all, and the last for which all were asked about.
     doubts: u64,
+    answered: u64,
+    /// Of what it is that is known.
+    standing: Option<Standing>,
+    /// Until when nothing was missing when it was looked last, Unix milliseconds.
+    reached: Option<u64>,
     /// How many users were looked at, of all in their order.
     looked_at: usize,
 }
@@ -263,6 +268,9 @@ impl Board {
             doubtful: HashSet::new(),
             doubts_at: Micros::ZERO,
             doubts: 0,
+            answered: 0,
+            standing: None,
+            reached: None,
             looked_at: 0,
         }
     }
@@ -725,14 +733,37 @@ impl Board {
         }
     }
 
-    /// What is known is not to be believed any more, since so many Unix milliseconds. Who is being
-    /// asked about because of an earlier [doubt](Self::doubt) has to be asked about again.
+    /// Something of what is known may be lost, since so many Unix milliseconds: it is not to be
+    /// believed before everybody was asked about. Who is being asked about because of an earlier
+    /// [doubt](Self::doubt) has to be asked about again.
     pub fn distrust(&mut self, since: u64) {
         self.doubts += 1;
+        self.suspend(since);
+    }
+
+    /// What is known is not to be believed since so many Unix milliseconds, as what changes is not
+    /// heard of at present. Nothing is lost by that: it is heard of later.
+    pub fn suspend(&mut self, since: u64) {
         if self.distrusted.is_none() {
             self.distrusted = Some(since);
             self.logs.soil_all();
         }
+    }
+
+    /// What is known can be believed by the backplane, of which it has this standing; if another
+    /// than before, it may have been lost since so many Unix milliseconds. So it may when nothing
+    /// was to be believed until now.
+    pub fn stand(&mut self, standing: Standing, since: impl FnOnce() -> u64) {
+        let before = self.standing.replace(standing);
+        let is_same = before.map_or(self.distrusted.is_none(), |before| before == standing);
+        if !is_same {
+            self.distrust(since());
+        }
+    }
+
+    /// Whether everybody has to be asked about before what is known can be believed.
+    pub fn is_in_doubt_of_all(&self) -> bool {
+        self.answered < self.doubts
     }
 
     /// The number of the last doubt.
@@ -743,6 +774,7 @@ impl Board {
     /// It can be believed again, as everybody has been asked about since this
     /// [doubt](Self::doubt); if that is still the last.
     pub fn trust(&mut self, doubt: u64) {
+        self.answered = self.answered.max(doubt);
         if self.doubts == doubt && self.distrusted.take().is_some() {
             self.logs.soil_all();
         }
@@ -803,6 +835,8 @@ impl Board {
                 self.settle(id, (now, as_of), post);
             }
         }
+        // Nobody is told where nothing is watched.
+        self.reached = Some(as_of).filter(|as_of| *as_of > 0);
     }
 
     /// Compares what readers of a log were told with what is known.
@@ -819,8 +853,10 @@ impl Board {
         } else {
             None
         };
-        let stale = self.distrusted.is_some()
-            || follow.is_some_and(|follow| follow.is_in_doubt(self.shards));
+        let is_said = follow.is_none_or(|follow| !follow.is_in_doubt(self.shards));
+        let stale = self.distrusted.is_some() || !is_said;
+        // What made it so came after it was looked at last.
+        log.is_said(is_said, self.reached.unwrap_or(as_of).min(as_of));
         let (mut told, mut forgotten) = (Vec::new(), Vec::new());
         let shown = log.users.len();
         for user in std::mem::take(&mut log.changed) {

@@ -359,6 +359,51 @@ fn of_a_room_it_is_told_who_comes_who_leaves_and_who_goes() {
 }
 
 #[test]
+fn a_room_stands_at_what_is_certain_while_a_node_has_not_said_who_is_in_it_there() {
+    let later = |seconds| Micros::ZERO + Duration::from_secs(seconds);
+    let tell = |board: &mut Board, as_of: u64| {
+        let mut posts = Posts::new();
+        board.flush(NOW, as_of, &mut |post| keep(&mut posts, &post));
+        let told = posts.into_iter().map(|(_, told)| told);
+        told.map(|told| (told["asOf"].as_u64().unwrap(), told.get("stale").is_some()))
+            .collect::<Vec<_>>()
+    };
+    let comes = |board: &mut Board, who: &str| {
+        board.note(&room(), 0, &Arc::from(who), true);
+        let question = board.next_question(100).unwrap();
+        board.learn(&question, &[found(&[("", true, 1)])], 1);
+    };
+    let mut board = Board::new(1, 1);
+    watched_room(&mut board, &["ann"]);
+    assert_eq!(tell(&mut board, 100), []);
+    // Another node has come since.
+    board.know_nodes(&[2], later(1));
+    assert_eq!(tell(&mut board, 200), [(100, true)]);
+    comes(&mut board, "bob");
+    assert_eq!(tell(&mut board, 300), [(100, true)]);
+    board.watch(&room(), reader(2), NOW).unwrap();
+    let answer = board.answer(&room(), reader(2), None, (NOW, 400), &mut |_| {});
+    let answer = answer.unwrap();
+    assert_eq!((answer.as_of, answer.stale), (100, true));
+    let (mut other, now) = (Board::new(2, 1), later(2));
+    for note in board.notes(now) {
+        if let Some(scope) = other.noted(1, note, now) {
+            other.seed_here(&scope, 0, Vec::new());
+        }
+    }
+    for note in other.notes(now) {
+        board.noted(2, note, now);
+    }
+    assert_eq!(tell(&mut board, 500), [(500, false)]);
+    // And so it does when something that was said is lost.
+    board.ask_again(later(3));
+    assert_eq!(tell(&mut board, 600), [(500, true)]);
+    assert_eq!(tell(&mut board, 700), []);
+    comes(&mut board, "cid");
+    assert_eq!(tell(&mut board, 800), [(500, true)]);
+}
+
+#[test]
 fn a_room_of_too_many_is_not_watched_any_more() {
     let mut board = Board::new(7, 1);
     let scope = room();
@@ -1086,6 +1131,39 @@ fn what_is_lost_while_everybody_is_asked_about_is_asked_about_again() {
     board.learn(&questions[0], &[found(&[]), found(&[])], 1);
     board.trust(doubt);
     assert_eq!(board.distrusted(), None);
+}
+
+#[test]
+fn what_could_not_be_believed_for_a_while_is_believed_again_if_it_is_still_the_same() {
+    let (same, other) = (Standing([1, 0, 0]), Standing([1, 9, 0]));
+    let mut board = Board::new(7, 1);
+    let scope = users(&["ann"]);
+    board.stand(same, || {
+        unreachable!("it is the first, and all is believed")
+    });
+    watched(&mut board, &scope, reader(1));
+    board.suspend(40);
+    let posts = flush(&mut board);
+    assert_eq!(posts[0].1["stale"], true);
+    board.stand(same, || unreachable!("it is the same"));
+    assert!(!board.is_in_doubt_of_all() && board.distrusted() == Some(40));
+    board.trust(board.doubt());
+    assert!(flush(&mut board)[0].1.get("stale").is_none());
+    // What is lost meanwhile is lost.
+    board.suspend(50);
+    board.distrust(60);
+    board.stand(same, || unreachable!("it is the same"));
+    assert!(board.is_in_doubt_of_all() && board.distrusted() == Some(50));
+    board.trust(board.doubt());
+    assert!(!board.is_in_doubt_of_all() && board.distrusted().is_none());
+    // And so is what is another one, also if nobody has noticed that it was not to be believed.
+    board.stand(other, || 70);
+    assert!(board.is_in_doubt_of_all() && board.distrusted() == Some(70));
+    // Nobody knows what was known before the first.
+    let mut board = Board::new(7, 1);
+    board.suspend(40);
+    board.stand(same, || 50);
+    assert!(board.is_in_doubt_of_all() && board.distrusted() == Some(40));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::backplane::{Backplane, Message, Node, Target};
-use heartline_core::entries::{TypePresence, UserPresence};
+use heartline_core::entries::{Standing, TypePresence, UserPresence};
 use heartline_core::policy::Limit;
 use heartline_core::presence::watch::{Board, Note};
 use heartline_core::presence::{
@@ -360,6 +360,8 @@ fn a_picture_that_is_wrong_is_counted_by_its_cause_until_it_is_right() {
 #[derive(Clone, Default)]
 struct Elsewhere {
     is_trusted: bool,
+    /// Which knowledge that is.
+    life: u64,
     heard_until: Option<u64>,
     /// What is said of whoever is asked about, and since when they were offline.
     rev: u64,
@@ -481,6 +483,12 @@ impl Backplane for OneOfMany {
     fn is_trusted(&self) -> bool {
         self.elsewhere().is_trusted
     }
+    fn standing(&self) -> Option<Standing> {
+        let Elsewhere {
+            is_trusted, life, ..
+        } = self.elsewhere();
+        is_trusted.then_some(Standing([life, 0, 0]))
+    }
     fn heard_until(&self) -> Option<u64> {
         self.elsewhere().heard_until
     }
@@ -549,6 +557,50 @@ fn a_room_is_complete_when_the_nodes_that_were_unknown_at_first_have_said_who_is
         changes.last().unwrap().get("stale").is_none(),
         "{changes:?}"
     );
+}
+
+#[test]
+fn a_room_stands_at_what_is_certain_as_long_as_a_node_does_not_say_who_is_in_it_there() {
+    for is_live in [false, true] {
+        let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+            is_trusted: true,
+            nodes: Some(vec![2]),
+            ..Elsewhere::default()
+        });
+        let mut ann = Watcher::new(&mut world, "user=ann rooms=a", is_live);
+        let watch = json!({ "room": "a" });
+        let asked = world.unix_millis();
+        let text = emit(is_live, "presence:watch", &watch);
+        ann.client.says(&text);
+        // The other node is waited for.
+        world.run(seconds(3));
+        let heard = ann.client.hears();
+        let picture = heard.iter().rev().find_map(|text| told(text)).unwrap();
+        let as_of = |of: &Value| of["asOf"].as_u64().unwrap();
+        let certain = as_of(&picture);
+        assert_eq!(picture["stale"], true);
+        assert!(certain >= asked && certain < asked + 3_000, "{picture}");
+        world.run(seconds(10));
+        let mut bob = world.live("user=bob rooms=a");
+        bob.says(r#"{"type":"subscribe","topic":"a"}"#);
+        world.run(seconds(1));
+        let changes = ann.changes(&mut world);
+        assert!(!changes.is_empty());
+        for change in &changes {
+            let said = (as_of(change), &change["stale"]);
+            assert_eq!(said, (certain, &json!(true)), "{change}");
+        }
+        // So does a picture that is asked for now.
+        let mut eve = Watcher::new(&mut world, "user=eve rooms=a", is_live);
+        let picture = eve.ask(&mut world, "presence:watch", watch);
+        assert_eq!(
+            (as_of(&picture), &picture["stale"]),
+            (certain, &json!(true))
+        );
+        answer_from_elsewhere(&elsewhere, &["cid".into()]);
+        let last = ann.changes(&mut world).pop().unwrap();
+        assert!(last.get("stale").is_none() && as_of(&last) >= certain + 10_000);
+    }
 }
 
 #[test]
@@ -703,6 +755,45 @@ fn one_user_in_doubt_makes_pictures_with_them_stale_and_no_others() {
     // For the picture, and once by the audit.
     assert!(about("cid") <= 2, "{asked:?}");
     assert!((5..16).contains(&about("bob")), "{asked:?}");
+}
+
+#[test]
+fn nobody_is_asked_about_again_because_changes_did_not_come_for_a_while() {
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        is_trusted: true,
+        ..Elsewhere::default()
+    });
+    let mut ann = Watcher::new(&mut world, "user=ann", true);
+    let users: Vec<String> = (0..100).map(|user| format!("u{user}")).collect();
+    ann.ask(&mut world, "presence:watch", json!({ "users": users }));
+    let stale = |changes: &[Value]| -> Vec<bool> {
+        let each = changes.iter();
+        each.map(|change| change.get("stale").is_some()).collect()
+    };
+    let away = |world: &mut World, meanwhile: &dyn Fn()| {
+        elsewhere.lock().unwrap().is_trusted = false;
+        world.run(seconds(1));
+        meanwhile();
+        let mut elsewhere = elsewhere.lock().unwrap();
+        elsewhere.is_trusted = true;
+        elsewhere.asked.clear();
+    };
+    let asked = |world: &mut World| {
+        world.run(seconds(1));
+        elsewhere.lock().unwrap().asked.len()
+    };
+    away(&mut world, &|| {});
+    // The audit looks at some of them now and then.
+    assert!(asked(&mut world) < 50);
+    assert_eq!(stale(&ann.changes(&mut world)), [true, false]);
+    // What is lost meanwhile may be of anybody; and another life knows of nobody.
+    let node = elsewhere.lock().unwrap().node.clone().unwrap();
+    away(&mut world, &|| node.missed_edges());
+    assert!(asked(&mut world) >= 100);
+    assert_eq!(stale(&ann.changes(&mut world)), [true, false]);
+    away(&mut world, &|| elsewhere.lock().unwrap().life += 1);
+    assert!(asked(&mut world) >= 100);
+    assert_eq!(stale(&ann.changes(&mut world)), [true, false]);
 }
 
 #[test]

@@ -5,14 +5,14 @@
 //! [`heard_until`](Backplane::heard_until) goes past them, perhaps behind later ones. Answers are of
 //! a moment between their question and their coming, so one that was asked for later may be of an
 //! earlier moment. While the way to the store is cut, nothing is read and answers are stale;
-//! `is_trusted` says so some time after. Notes of one node come in their order; whatever is lost of
+//! `is_trusted` says so some time after, until what came meanwhile was read. Notes of one node come in their order; whatever is lost of
 //! them is said to be, later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use heartline_core::backplane::{Backplane, ClusterStatus, Message, Missed, Node, Target};
-use heartline_core::entries::UserPresence;
+use heartline_core::entries::{Standing, UserPresence};
 use heartline_core::presence::watch::{Board, Note, Scope};
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
@@ -95,8 +95,14 @@ pub(super) struct Cluster {
     loses_until: u64,
     /// Since when the store is not reached, and when that is noticed.
     cut: Option<(u64, u64)>,
+    /// It is reached again, and what came meanwhile was not read yet.
+    catches_up: bool,
+    /// It was read, and not all of that has been given to the node.
+    has_read: bool,
     /// Not everybody has come back to the store.
     pub(super) is_in_hold: bool,
+    /// How often that was so: each time, what is known may be lost.
+    pub(super) holds: u64,
     /// Since when nothing is believed.
     pub(super) doubted: Option<u64>,
     pub(super) peers: Vec<Peer>,
@@ -125,7 +131,10 @@ impl Cluster {
             holes: Vec::new(),
             loses_until: 0,
             cut: None,
+            catches_up: false,
+            has_read: false,
             is_in_hold: false,
+            holds: 0,
             doubted: None,
             peers: Vec::new(),
             tags: super::store::HERE,
@@ -146,7 +155,8 @@ impl Cluster {
     }
 
     fn is_trusted(&self) -> bool {
-        !self.is_in_hold && self.cut.is_none_or(|(_, noticed)| self.now() < noticed)
+        let is_cut = self.cut.is_some_and(|(_, noticed)| self.now() >= noticed);
+        !self.is_in_hold && !is_cut && !self.catches_up
     }
 
     /// Chance that is the same for the same question at the same time, in whatever order what is
@@ -266,7 +276,8 @@ impl Cluster {
     }
 
     pub(super) fn mend(&mut self) {
-        if self.cut.take().is_some() {
+        if let Some((_, noticed)) = self.cut.take() {
+            self.catches_up |= self.now() >= noticed;
             self.reads_at = self.now() + self.dice.below(self.pace.edges + 1);
         }
     }
@@ -314,6 +325,7 @@ impl Cluster {
 
     fn read(&mut self, coming: &mut Vec<Coming>) {
         let now = self.now();
+        self.has_read = true;
         let mut batch: Vec<Edge> = self.edges.drain(..).collect();
         let chance = match now < self.loses_until {
             true => 50,
@@ -426,7 +438,14 @@ pub(super) fn bring(cluster: &Shared) {
             Coming::Missed => node.missed(Missed::Anybody),
         }
     }
-    locked().heard_until = heard;
+    let mut cluster = locked();
+    cluster.heard_until = heard;
+    if std::mem::take(&mut cluster.has_read) {
+        cluster.catches_up = false;
+        if cluster.is_trusted() {
+            cluster.doubted = None;
+        }
+    }
 }
 
 /// The node's own side of it.
@@ -515,6 +534,13 @@ impl Backplane for Side {
 
     fn is_trusted(&self) -> bool {
         self.locked(|cluster| cluster.is_trusted())
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        self.locked(|cluster| {
+            let standing = Standing([cluster.holds, 0, 0]);
+            cluster.is_trusted().then_some(standing)
+        })
     }
 
     fn heard_until(&self) -> Option<u64> {

@@ -240,6 +240,7 @@ impl Run {
         self.cluster(|cluster| {
             if is_hold {
                 cluster.is_in_hold = !cluster.is_in_hold;
+                cluster.holds += u64::from(cluster.is_in_hold);
             } else if cluster.is_cut() {
                 cluster.mend();
             } else {
