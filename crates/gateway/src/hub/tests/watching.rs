@@ -246,6 +246,16 @@ fn what_is_watched_has_bounds_and_counts_as_an_event() {
         assert_eq!(code(&mut world, &mut ann, many(part * 100, 100)), "");
     }
     assert_eq!(code(&mut world, &mut ann, many(2000, 1)), "TOO_LARGE");
+    let several = [
+        json!({ "users": ["0"], "room": "a" }),
+        json!({ "users": ["0"], "epoch": "e" }),
+        json!({ "room": "a", "epoch": "e" }),
+        many(0, 101),
+    ];
+    for named in several {
+        let refused = ann.ask(&mut world, "presence:unwatch", named);
+        assert_eq!(refused["code"], "INVALID_DATA", "{refused}");
+    }
     let ended = ann.ask(&mut world, "presence:unwatch", json!({}));
     assert_eq!(ended["ended"], 10);
     assert_eq!(code(&mut world, &mut ann, many(2000, 1)), "");
