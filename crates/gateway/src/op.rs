@@ -249,7 +249,7 @@ pub(crate) enum Op {
 
 /// What is to be done about what sockets watch.
 pub(crate) enum WatchOp {
-    /// A change of it.
+    /// A change of it, and its number; without one, the last words.
     Changed {
         to: SocketAddress,
         scope: Arc<Scope>,

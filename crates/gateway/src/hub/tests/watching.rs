@@ -210,18 +210,28 @@ fn leaving_a_room_ends_its_watch_and_says_so() {
 
 #[test]
 fn a_grant_that_has_ended_is_seen_when_something_is_to_be_told() {
-    let mut world = World::new(config());
-    let mut ann = Watcher::new(&mut world, "user=ann rooms=a", false);
-    ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
-    let token = json!({ "token": "user=ann rooms=b" });
-    ann.ask(&mut world, "auth:refresh", token);
-    let mut bob = world.socketio("user=bob");
-    world.ask(&mut bob, r#"421["join","a"]"#);
-    let heard = ann.changes(&mut world);
-    assert_eq!(heard[0]["ended"], "FORBIDDEN");
-    assert!(!heard[0].to_string().contains("bob"));
-    world.ask(&mut bob, r#"421["leave","a"]"#);
-    assert!(ann.changes(&mut world).is_empty());
+    for is_live in [false, true] {
+        let mut world = World::new(config());
+        let mut ann = Watcher::new(&mut world, "user=ann rooms=a", is_live);
+        let picture = ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
+        let mut bob = world.socketio("user=bob");
+        world.ask(&mut bob, r#"421["join","a"]"#);
+        let came = ann.changes(&mut world);
+        assert_eq!(states(&came[0]), [("bob".into(), true)]);
+        let token = json!({ "token": "user=ann rooms=b" });
+        ann.ask(&mut world, "auth:refresh", token);
+        let mut eve = world.socketio("user=eve");
+        world.ask(&mut eve, r#"421["join","a"]"#);
+        let heard = ann.changes(&mut world);
+        assert!(!heard[0].to_string().contains("eve"));
+        assert_eq!(heard[0]["ended"], "FORBIDDEN");
+        // The change of eve is withheld: the one before it is the last that was heard.
+        let heard_before = picture["rev"].as_u64().unwrap() + came.len() as u64;
+        assert_eq!(came.last().unwrap()["rev"], heard_before);
+        assert_eq!(heard[0]["rev"], heard_before);
+        world.ask(&mut eve, r#"421["leave","a"]"#);
+        assert!(ann.changes(&mut world).is_empty());
+    }
 }
 
 #[test]
