@@ -237,6 +237,44 @@ describe("socket.io-client goes on at another node", { timeout: 180000 }, () => 
     assert.deepEqual(got(socket, "news"), [1, 2]);
   });
 
+  it("while its own has it still, and nobody is told that its user left", async () => {
+    const { nodes, proxy } = await world();
+    const eyes = await Promise.all(nodes.map((node, index) => joined(node, `eye${index}`, [])));
+    const names = Array.from({ length: 12 }, (_, index) => `u${index}`);
+    const sockets = await Promise.all(names.map((name) => joined(proxy, name, ["lobby"])));
+    const ids = sockets.map((socket) => socket.id);
+    const isTold = (event) => (eye) =>
+      names.every((name) => got(eye, event).some((one) => one.userId === name));
+    await until(() => eyes.every(isTold("user:online")), "they are online");
+    const begun = eyes.map((eye) => eye.heard.length);
+    const since = (event) =>
+      eyes.map((eye, index) =>
+        eye.heard
+          .slice(begun[index])
+          .filter((one) => one.event === event && names.includes(one.args[0].userId)),
+      );
+    for (const to of [1, 0, 1, 0, 1]) {
+      proxy.refusing = true;
+      proxy.all("halfOpen");
+      await until(() => sockets.every((socket) => !socket.connected), "the loss");
+      proxy.to = nodes[to].port;
+      proxy.refusing = false;
+      await until(() => sockets.every((socket) => socket.connected), "all are back");
+      assert.ok(sockets.every((socket) => socket.recovered));
+      assert.deepEqual(
+        sockets.map((socket) => socket.id),
+        ids,
+      );
+    }
+    // Nobody is waited for who is there: they go at once, and that is all there was to tell.
+    const at = Date.now();
+    for (const socket of sockets) socket.disconnect();
+    await until(() => eyes.every(isTold("user:offline")), "they are offline");
+    assert.ok(Date.now() - at < 3000, `after ${Date.now() - at} ms`);
+    for (const told of since("user:offline")) assert.equal(told.length, names.length);
+    for (const told of since("user:online")) assert.equal(told.length, 0);
+  });
+
   it("but not when it was sent away for good, though its own was killed before that", async () => {
     const { nodes, proxy } = await world();
     const [one, two] = nodes;

@@ -481,6 +481,7 @@ impl Backplane for Cluster {
                 who,
                 entry,
                 max_sockets: u32::try_from(newcomer.max_sockets).unwrap_or(u32::MAX),
+                instead_of: newcomer.instead_of.map(|earlier| earlier.id().into()),
             };
             let enter = |admission| match admission {
                 None => table.presence().connect(newcomer, since),

@@ -6,7 +6,7 @@
 //! it in the scope, the epoch of the offset and the offset, eight bytes each. Numbers are
 //! big-endian. `redis/line.lua` is the other end.
 
-use heartline_core::backplane::line::{Heard, Position, Reached, Tail};
+use heartline_core::backplane::line::{Heard, Lost, Position, Reached, Tail};
 use heartline_core::backplane::{Message, Target};
 use heartline_core::line::ring::Extent;
 use heartline_core::presence::SocketAddress;
@@ -27,6 +27,9 @@ pub const REMOVES: u8 = 8;
 pub const CHANGES: u8 = 16;
 /// For one socket alone, whose name follows.
 pub const DIRECT: u8 = 32;
+
+/// Behind the name of a session that is nobody's.
+const ENDED: u8 = b'-';
 
 /// Bytes of a socket's name.
 const NAME: usize = 24;
@@ -78,8 +81,8 @@ pub enum Sent<'a> {
     Tail(u64, usize, Tail<'a>, Vec<Origin>),
     /// All scopes of a request were sent.
     End(u64, Reached),
-    /// Another node has taken a session up, by the claim of this number.
-    Claimed(SocketAddress, u64),
+    /// Another node has taken a session up, by the claim of this number, or has ended it.
+    Claimed(SocketAddress, u64, Lost),
 }
 
 impl Reader<'_> {
@@ -152,7 +155,13 @@ fn read_other<'a>(bytes: &'a [u8], max: usize, seal: &Seal) -> Option<Sent<'a>> 
         )),
         6 => {
             let claim = reader.u64()?;
-            reader.name().map(|name| Sent::Claimed(name, claim))
+            let name = reader.name()?;
+            // Builds that do not know of it write nothing there.
+            let how = match reader.u8() {
+                Some(ENDED) => Lost::Ended,
+                _ => Lost::TakenUp,
+            };
+            Some(Sent::Claimed(name, claim, how))
         }
         _ => None,
     }

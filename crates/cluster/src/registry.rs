@@ -222,6 +222,11 @@ pub struct Newcomer {
     /// How many sockets its user and type may have, whatever the policy.
     #[serde(rename = "m")]
     pub max_sockets: u32,
+    /// The socket of the same user with which its client goes on. That one leaves in the same
+    /// step, whatever its node has said of it: so its user is never without both. `None` where
+    /// the newcomer begins afresh.
+    #[serde(rename = "f", skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<Arc<str>>,
 }
 
 /// When a node is doubted that holds the place which a newcomer wants.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
-use heartline_core::backplane::line::{Heard, Reached, Scope, Session, Tail};
+use heartline_core::backplane::line::{Heard, Lost, Reached, Scope, Session, Tail};
 use heartline_core::backplane::{NameList, Target};
 use heartline_core::line;
 use heartline_core::line::ring::{Kept, Only};
@@ -570,14 +570,15 @@ impl Fanout {
         scopes
     }
 
-    /// Another node has taken up what a socket here had.
-    pub(crate) fn lose_session(&self, name: SocketAddress) {
+    /// Another node has taken up what a socket here had, or has ended it.
+    pub(crate) fn lose_session(&self, name: SocketAddress, how: Lost) {
         let Some((recovery, _)) = self.common() else {
             return;
         };
         recovery.sessions.give_up(&name);
-        let at = self.whereabouts(name);
-        self.post(at.0.conn.shard, Op::Line(LineOp::Lose { socket: at, name }));
+        let socket = self.whereabouts(name);
+        let op = LineOp::Lose { socket, name, how };
+        self.post(socket.0.conn.shard, Op::Line(op));
     }
 
     fn parts<'a>(

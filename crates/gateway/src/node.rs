@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use heartline_core::auth::BoxFuture;
-use heartline_core::backplane::line::{Heard, Reached, Scope, Tail};
+use heartline_core::backplane::line::{Heard, Lost, Reached, Scope, Tail};
 use heartline_core::backplane::{
     Acknowledgement, Action, Message, Missed, Node, Peer, Probed, Target,
 };
@@ -136,9 +136,9 @@ impl Node for ThisNode {
         Box::pin(async move { peers.probe(&node).await })
     }
 
-    fn lose_session(&self, name: SocketAddress) {
+    fn lose_session(&self, name: SocketAddress, how: Lost) {
         if let Some(fanout) = self.fanout.upgrade() {
-            fanout.lose_session(name);
+            fanout.lose_session(name, how);
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Identity, UserKey};
 use heartline_core::backplane::Subscription;
+use heartline_core::backplane::line::Lost;
 use heartline_core::entries::{MemberEntry, SocketEntry, SocketFilter};
 use heartline_core::line::Place;
 use heartline_core::message::Message;
@@ -71,10 +72,11 @@ pub(crate) enum LineOp {
     Gap { room: Arc<Room>, gap: Gap },
     /// How far a room is, of which this node did not know it: members have heard nothing yet.
     Begin { room: Arc<Room>, from: Gap },
-    /// Another node has taken up what a socket has, which is known by this name.
+    /// Another node has taken up what a socket has, which is known by this name, or has ended it.
     Lose {
         socket: SocketAddress,
         name: SocketAddress,
+        how: Lost,
     },
     /// The app has come to remember something of a socket, which is known by this name.
     Remember {
@@ -249,10 +251,11 @@ pub(crate) enum Op {
 
 /// What is to be done about what sockets watch.
 pub(crate) enum WatchOp {
-    /// A change of it.
+    /// A change of it, and its number; without one, the last words.
     Changed {
         to: SocketAddress,
         scope: Arc<Scope>,
+        rev: Option<u64>,
         publication: Arc<Publication>,
     },
     /// A socket has been answered: what follows may come.

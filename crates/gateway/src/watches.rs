@@ -187,7 +187,7 @@ impl Watches {
             room: room.into(),
         };
         let scope = self.locked(|board| board.watch_of_room(&reader, &place))?;
-        self.expelled(&scope, reader, "LEFT")
+        self.expelled(&scope, reader, ("LEFT", None))
     }
 
     /// A socket has ended.
@@ -310,16 +310,17 @@ impl Watches {
         })
     }
 
-    /// What a reader is told that may not watch something any more; it does not from here on.
+    /// What a reader is told that may not watch something any more: why, and which is the first
+    /// change that it is not given, if there is one. It does not watch it from here on.
     pub(crate) fn expelled(
         &self,
         scope: &Arc<Scope>,
         reader: SocketAddress,
-        why: &str,
+        (why, withheld): (&str, Option<u64>),
     ) -> Option<Message> {
         let now = self.clock.now();
         let said = self.locked(|board| {
-            let said = board.last_words(scope, why);
+            let said = board.last_words(scope, why, withheld);
             said.filter(|_| board.unwatch(scope, reader, now))
         })?;
         Some(Message::new("presence:change", &said))
@@ -436,6 +437,7 @@ impl Watches {
                 let op = WatchOp::Changed {
                     to,
                     scope,
+                    rev: post.rev,
                     publication,
                 };
                 self.fanout.post(to.0.conn.shard, Op::Watch(op));

@@ -72,6 +72,7 @@ impl Build {
             who: user(name),
             entry: entry.clone(),
             max_sockets: 10,
+            instead_of: None,
         };
         let enter = |_| -> Result<(), ()> {
             let mut users = locked(&self.table.users);

@@ -498,7 +498,7 @@ function operations.remember()
         local is_own = not known or known.process == arguments.process
         if is_own or known.claim < claim then
             if not is_own then
-                tell(channel_of(known.process), head(6, { claim }) .. name)
+                tell(channel_of(known.process), head(6, { claim }) .. name .. (state == '-' and '-' or ''))
             end
             if state == '-' then
                 call('HDEL', key, name)
@@ -595,7 +595,7 @@ operations['end'] = function()
             found[#found + 1] = one and 2 or 0
         else
             local claim = call('HINCRBY', LINE, 'c', 1)
-            tell(channel_of(one.process), head(6, { claim }) .. name)
+            tell(channel_of(one.process), head(6, { claim }) .. name .. '-')
             call('HSET', key, name, session_bytes({
                 process = '', lost = millis(), claim = claim, user = '', record = '',
             }))

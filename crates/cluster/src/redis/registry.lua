@@ -683,7 +683,7 @@ local function rivals_of(user, kind, entry)
     local all = call('HGETALL', user_key(user))
     for i = 1, #all, 2 do
         local socket = string.sub(all[i], 3)
-        if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s
+        if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s and socket ~= entry.f
             and (not device or string.find(all[i + 1], device, 1, true)) then
             local e = read_entry(user, socket, all[i + 1])
             local is_other = e and e[2] == kind and e[3] == entry.n
@@ -1067,17 +1067,24 @@ local function connect(incarnation, entry)
     local user, kind, policy = entry.u, entry.y, entry.p
     local rivals, others = rivals_of(user, kind, entry)
     local losers, state = losers_to(policy, entry, rivals), entry.m and get_state(user, kind)
-    local room = state and entry.m + #losers - state[3] or 1
+    -- Its client goes on with that one, which is over, whatever its node says of it and when.
+    local earlier = entry.f and get_entry(user, entry.f)
+    local goes_on = earlier and earlier.y == kind
+    local room = state and entry.m + #losers + (goes_on and 1 or 0) - state[3] or 1
     if type(policy) == 'table' and policy.l and excess_over(policy, entry, rivals, others) > 0 then
         return refusal(policy, entry, rivals, others)
     elseif room < 1 then
         return refusal_at_bound(user, room)
     end
     add(incarnation, user, kind, entry, false, #losers > 0 and policy or nil)
+    if goes_on then
+        remove(user, entry.f)
+    end
     return #losers > 0 and 2 or 1
 end
 
--- { incarnation, number, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
+-- `f`: the socket with which its client goes on, if it does.
+-- { incarnation, number, newcomers = { u, y, entry, f } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
 function numbered.connect(incarnation)
     local answers = {}
     for number, entry in ipairs(arguments.newcomers) do

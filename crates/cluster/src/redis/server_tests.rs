@@ -83,6 +83,7 @@ impl Node {
                 rooms: Vec::new(),
             },
             max_sockets: 10,
+            instead_of: None,
         };
         let admitted = self.registry.connect(self.turn(), &[newcomer]).await;
         assert!(admitted.unwrap().is_ok());

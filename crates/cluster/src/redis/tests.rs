@@ -205,6 +205,21 @@ impl Pair {
         }
     }
 
+    /// Now and then one that goes on with an earlier socket, or believes so.
+    fn newcomer(&mut self) -> Newcomer {
+        let (owner, earlier) = self.departed();
+        let goes_on = self.dice.chance(40);
+        Newcomer {
+            max_sockets: self.max_sockets,
+            who: match goes_on && self.dice.chance(90) {
+                true => owner,
+                false => self.who(),
+            },
+            entry: self.entry(),
+            instead_of: goes_on.then_some(earlier),
+        }
+    }
+
     fn departed(&mut self) -> (TypedUser, Arc<str>) {
         match self.sockets.len() as u64 {
             0 => (self.who(), "nobody".into()),
@@ -281,13 +296,8 @@ impl Pair {
                     incarnation: &incarnation,
                     number,
                 };
-                let newcomers: Vec<Newcomer> = (0..=self.dice.below(3))
-                    .map(|_| Newcomer {
-                        max_sockets: self.max_sockets,
-                        who: self.who(),
-                        entry: self.entry(),
-                    })
-                    .collect();
+                let newcomers: Vec<Newcomer> =
+                    (0..=self.dice.below(3)).map(|_| self.newcomer()).collect();
                 both!(self, turn, connect, &newcomers);
                 let names = newcomers
                     .into_iter()
@@ -826,6 +836,7 @@ async fn a_record_that_nobody_can_read_keeps_no_other_from_its_turn() {
         .iter()
         .map(|user| Newcomer {
             max_sockets: u32::MAX,
+            instead_of: None,
             who: TypedUser {
                 user: format!(":{user}").into(),
                 kind: "".into(),

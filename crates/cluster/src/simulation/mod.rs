@@ -13,6 +13,7 @@ mod crashes;
 mod crowd;
 mod dice;
 mod model;
+mod moved;
 mod net;
 mod node;
 mod paused;
@@ -64,6 +65,8 @@ async fn run(seed: u64, mishaps: Mishaps) {
             }
         } else if world.dice.chance(25) {
             world.change_rooms();
+        } else if world.dice.chance(10) {
+            world.move_over();
         } else if world.dice.chance(60) {
             world.connect();
         } else {

@@ -56,10 +56,11 @@ impl World {
         self.enter(number, newcomer, false);
     }
 
-    fn newcomer(&mut self, name: &str, device: &str) -> Newcomer {
+    pub(super) fn newcomer(&mut self, name: &str, device: &str) -> Newcomer {
         self.sockets += 1;
         Newcomer {
             max_sockets: u32::MAX,
+            instead_of: None,
             who: user(name),
             entry: Entry {
                 socket: format!("s{}", self.sockets).into(),
@@ -78,7 +79,7 @@ impl World {
     }
 
     /// They are told to be back within this time.
-    fn go_for(&self, number: usize, name: &str, keep: Duration) {
+    pub(super) fn go_for(&self, number: usize, name: &str, keep: Duration) {
         let node = &self.nodes[number];
         for socket in self.sockets_at(number, name) {
             close(&node.member, &node.sockets, &socket, keep);

@@ -23,6 +23,8 @@ pub(super) const NODES: usize = 3;
 /// hundred runs, since most of what happens then is that.
 pub(super) const FAILURE: Duration = Duration::from_millis(1200);
 const PROBED: u64 = 5;
+/// How long the user of a socket is waited for whose client goes on elsewhere.
+pub(super) const TAKEN_OVER: Duration = Duration::from_secs(5);
 
 pub(super) struct World {
     pub(super) dice: Dice,
@@ -171,6 +173,7 @@ impl World {
         };
         let newcomer = Newcomer {
             max_sockets: u32::MAX,
+            instead_of: None,
             who: TypedUser {
                 user: format!(":u{}", self.dice.below(USERS)).into(),
                 kind: if self.dice.chance(10) { "=k" } else { "" }.into(),
@@ -236,6 +239,54 @@ impl World {
             let keep = Duration::from_secs(4) * u32::from(self.dice.chance(20));
             close(&node.member, &node.sockets, &socket, keep);
         }
+    }
+
+    /// A client goes on at a node with a socket that is at another one: whose node ends it before
+    /// the newcomer is registered, or after.
+    pub(super) fn move_over(&mut self) {
+        let [from, to] = [0; 2].map(|_| self.dice.below(NODES as u64) as usize);
+        let works = |node: &Node| node.alive && !node.is_stopped();
+        if !works(&self.nodes[from]) || !works(&self.nodes[to]) {
+            return;
+        }
+        let all: Vec<(TypedUser, Entry)> = {
+            let table = locked(&self.nodes[from].sockets);
+            let users = table.users.iter();
+            let of =
+                users.map(|(who, entries)| entries.iter().map(|one| (who.clone(), one.clone())));
+            of.flatten().collect()
+        };
+        if all.is_empty() {
+            return;
+        }
+        let (who, earlier) = all[self.dice.below(all.len() as u64) as usize].clone();
+        self.note_act(&who, from);
+        self.note_act(&who, to);
+        self.sockets += 1;
+        let newcomer = Newcomer {
+            max_sockets: u32::MAX,
+            who,
+            entry: Entry {
+                socket: format!("s{}", self.sockets).into(),
+                since: locked(&self.store).now(),
+                rooms: Vec::new(),
+                ..earlier.clone()
+            },
+            instead_of: Some(earlier.socket.clone()),
+        };
+        self.end_taken_over(from, earlier.socket);
+        self.enter(to, newcomer, false);
+    }
+
+    /// A node hears within a moment that a socket's client has gone on elsewhere.
+    fn end_taken_over(&mut self, number: usize, socket: Arc<str>) {
+        let after = Duration::from_millis(self.dice.below(200));
+        let node = &mut self.nodes[number];
+        let (member, sockets) = (node.member.clone(), node.sockets.clone());
+        node.spawn(async move {
+            sleep(after).await;
+            close(&member, &sockets, &socket, TAKEN_OVER);
+        });
     }
 
     fn note_act(&mut self, who: &TypedUser, number: usize) {

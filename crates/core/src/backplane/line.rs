@@ -225,6 +225,15 @@ pub trait SharedLine: Send + Sync + 'static {
     fn has_claimed(&self, name: SocketAddress) -> bool;
 }
 
+/// Why a node has a session no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Another node has taken it up: its client is there, or about to be.
+    TakenUp,
+    /// It is nobody's: it was ended.
+    Ended,
+}
+
 /// The store that all nodes share cannot be reached at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Away;

@@ -387,8 +387,8 @@ pub trait Node: Send + Sync + 'static {
     /// Asks another node whether it lives. Whoever drops the future does not wait any more.
     fn probe(&self, node: Peer) -> BoxFuture<Probed>;
 
-    /// Another node has taken a session up that this one had.
-    fn lose_session(&self, _name: SocketAddress) {}
+    /// Another node has taken a session up that this one had, or has ended it.
+    fn lose_session(&self, _name: SocketAddress, _how: line::Lost) {}
 
     /// Whether more waits for the sockets here than should: whoever brings what other nodes
     /// say is to wait as well.

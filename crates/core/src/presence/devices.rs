@@ -24,6 +24,9 @@ pub struct Newcomer {
     pub policy: DevicePolicy,
     /// How many sockets its user may have, whatever the policy.
     pub max_sockets: usize,
+    /// The socket with which its client goes on: that one is over, whether or not the node that
+    /// had it has said so. It has left the table of this node before.
+    pub instead_of: Option<SocketAddress>,
 }
 
 /// What letting a newcomer in means for others.

@@ -178,6 +178,7 @@ impl Presence {
             device_id,
             policy,
             max_sockets,
+            instead_of: _,
         } = newcomer;
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let id = Id {
@@ -629,6 +630,7 @@ mod tests {
             device_id: device.map(Into::into),
             policy,
             max_sockets: usize::MAX,
+            instead_of: None,
         }
     }
 

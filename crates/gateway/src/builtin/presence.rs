@@ -28,6 +28,32 @@ fn too_many() -> EventError {
     EventError::new(Code::InvalidData, "Ask about at most 100 users at once")
 }
 
+/// What a watch is of, as a client names it.
+enum Named<'a> {
+    Room(&'a str),
+    Users(&'a [String]),
+}
+
+/// The one thing that is named; `None`: nothing is.
+///
+/// # Errors
+/// `INVALID_DATA`: both are, or too many users.
+fn named<'a>(
+    room: Option<&'a str>,
+    users: Option<&'a [String]>,
+) -> Result<Option<Named<'a>>, EventError> {
+    match (room, users) {
+        (None, None) => Ok(None),
+        (Some(room), None) => Ok(Some(Named::Room(room))),
+        (None, Some(users)) if users.len() > MAX_USERS => Err(too_many()),
+        (None, Some(users)) => Ok(Some(Named::Users(users))),
+        (Some(_), Some(_)) => Err(EventError::new(
+            Code::InvalidData,
+            "Name a room or users, not both",
+        )),
+    }
+}
+
 /// Presence of users of the asking socket's own tenant. Each of them counts as an event.
 pub(super) async fn presence_get(
     socket: Socket,
@@ -67,8 +93,8 @@ pub(super) async fn presence_watch(
 ) -> Result<Json<Picture>, EventError> {
     let after = watch.after.as_ref();
     let after = after.map(|after| (&*after.epoch, after.rev));
-    let picture = match (&watch.room, &watch.users) {
-        (Some(room), None) => {
+    let picture = match named(watch.room.as_deref(), watch.users.as_deref())? {
+        Some(Named::Room(room)) => {
             // Before it is answered: what is refused costs as much.
             socket.charge(ROOM_EVENTS - 1);
             let picture = gateway.watch_room(&socket, room, after).await;
@@ -76,12 +102,11 @@ pub(super) async fn presence_watch(
             socket.charge(members / MEMBERS_AN_EVENT);
             picture
         }
-        (None, Some(users)) if users.len() > MAX_USERS => Err(too_many()),
-        (None, Some(users)) => {
+        Some(Named::Users(users)) => {
             socket.charge(users.len().saturating_sub(1));
             gateway.watch_users(&socket, users, after).await
         }
-        _ => Err(EventError::new(
+        None => Err(EventError::new(
             Code::InvalidData,
             "Say what to watch: { room } or { users }",
         )),
@@ -110,10 +135,15 @@ pub(super) async fn presence_unwatch(
     Json(unwatch): Json<Option<Unwatch>>,
 ) -> Result<Json<Unwatched>, EventError> {
     let unwatch = unwatch.unwrap_or_default();
-    let ended = match (&unwatch.room, &unwatch.users) {
-        (Some(room), _) => gateway.unwatch_room(&socket, room).into(),
-        (_, Some(users)) => gateway.unwatch_users(&socket, users).into(),
-        _ => gateway.unwatch(&socket, unwatch.epoch.as_deref()),
+    let named = named(unwatch.room.as_deref(), unwatch.users.as_deref())?;
+    let ended = match (named, unwatch.epoch.as_deref()) {
+        (None, epoch) => gateway.unwatch(&socket, epoch),
+        (Some(Named::Room(room)), None) => gateway.unwatch_room(&socket, room).into(),
+        (Some(Named::Users(users)), None) => gateway.unwatch_users(&socket, users).into(),
+        (Some(_), Some(_)) => {
+            let sentence = "Name a room, users or an epoch, one of them";
+            return Err(EventError::new(Code::InvalidData, sentence));
+        }
     };
     Ok(Json(Unwatched { ok: true, ended }))
 }

@@ -115,7 +115,9 @@ async fn authenticate(
         };
     }
     let is_foreign = elsewhere == Err(Unclaimed::Foreign);
-    let outcome = admit(shared, identity, socket, here).await?;
+    let instead_of = earlier.as_ref().zip(elsewhere.as_ref().ok());
+    let instead_of = instead_of.and_then(|(earlier, record)| last_place(shared, earlier, record));
+    let outcome = admit(shared, identity, (socket, instead_of), here).await?;
     if let Ok((identity, _)) = &outcome {
         if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
             && let Some(attended) = common.attend(user)
@@ -136,11 +138,27 @@ async fn authenticate(
     })
 }
 
+/// Where the socket was last with which a newcomer goes on: as another node has written it down, or
+/// as it was lost here. That node may hear later than the backplane that it is over.
+fn last_place(
+    shared: &Shared,
+    earlier: &Earlier,
+    elsewhere: &Option<Record>,
+) -> Option<SocketAddress> {
+    if let Some(record) = elsewhere {
+        let (last, _) = record.places.last()?;
+        return SocketAddress::parse(last);
+    }
+    let recovery = shared.fanout.recovery.as_ref()?;
+    let last = |session: &mut Session<_>| session.places.last().map(|(place, _)| *place);
+    recovery.sessions.look_at(&earlier.name, last)?
+}
+
 /// Asks the backplane for admission; `None`: the newcomer has gone.
 async fn admit(
     shared: &Shared,
     identity: Arc<Identity>,
-    socket: SocketAddress,
+    (socket, instead_of): (SocketAddress, Option<SocketAddress>),
     here: Weak<()>,
 ) -> Option<Outcome> {
     let Some(user) = &identity.user else {
@@ -153,6 +171,7 @@ async fn admit(
         device_id: identity.device_id.clone(),
         policy: config.devices,
         max_sockets: config.max_sockets,
+        instead_of,
     };
     // Nobody loses a place to who has gone.
     if here.strong_count() == 0 {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use heartline_core::backplane::line::Lost;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{Gap, Room};
@@ -98,17 +99,29 @@ impl Hub {
         }
     }
 
-    /// Another node has taken up what a socket here has: its client is there. What it had is not
-    /// kept: it is that node's, or of a connection that has come back here since.
+    /// Another node has taken up what a socket here has: its client is there, so its user is not
+    /// gone, whichever node the cluster hears first; or has ended it. What it had is not kept: it is
+    /// that node's, or of a connection that has come back here since. The connection is over; what
+    /// its client had in other namespaces waits for it.
     pub(super) fn lose(
         &mut self,
         engine: &mut Engine,
         socket: &SocketAddress,
         name: SocketAddress,
+        how: Lost,
     ) {
         if let Some(slot) = self.locate(engine, socket) {
-            self.link_closed(engine, slot, Reason::Replaced);
-            self.leave_to_another(engine, slot);
+            if how == Lost::TakenUp
+                && let Some(link) = self.link_mut(slot)
+            {
+                link.note_taken_over(engine.now);
+            }
+            self.forget_socket(engine, slot, socket.namespace(), Reason::Replaced);
+            self.link_closed(engine, slot, Reason::TransportClosed);
+            match how {
+                Lost::TakenUp => self.leave_to_another(engine, slot),
+                _ => engine.close(slot, Reason::TransportClosed),
+            }
         }
         if let Some((recovery, common)) = self.shared.fanout.common()
             && !common.has_claimed(name)

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -18,6 +19,10 @@ use tokio::sync::oneshot;
 use super::resume::Ticket;
 use crate::event::{Args, EventError};
 use crate::publication::Encoding;
+
+/// For how long the user of a connection that is taken over stays online without one: another
+/// is being let in.
+const TAKING_OVER: Duration = Duration::from_secs(5);
 
 /// One connection above its transport.
 pub(crate) struct Link {
@@ -149,6 +154,12 @@ impl Link {
     /// Until when its client is expected back; the beginning if it was not told to come.
     pub(crate) fn back_by(&self) -> Micros {
         self.rare.as_ref().map_or(Micros::ZERO, |rare| rare.back_by)
+    }
+
+    /// Its client goes on by another connection, here or at another node.
+    pub(crate) fn note_taken_over(&mut self, now: Micros) {
+        let rare = self.rare();
+        rare.back_by = rare.back_by.max(now + TAKING_OVER);
     }
 
     /// Keeps what was counted of a socket that ends while the connection stays.

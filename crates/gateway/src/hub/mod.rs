@@ -335,7 +335,7 @@ impl Hub {
             LineOp::Begin { room, from } => self.begin(engine, &room, from),
             LineOp::Reached { place } => self.reached(place),
             LineOp::Park(park) => self.park_asked(engine, park),
-            LineOp::Lose { socket, name } => self.lose(engine, &socket, name),
+            LineOp::Lose { socket, name, how } => self.lose(engine, &socket, name, how),
             LineOp::Remember { socket, name } => self.remember_asked(engine, &socket, &name),
             LineOp::RememberAll => self.remember_all(engine),
             LineOp::Settle(reply) => drop(reply.send(())),

@@ -23,8 +23,9 @@ impl Hub {
             WatchOp::Changed {
                 to,
                 scope,
+                rev,
                 publication,
-            } => self.watched(engine, &to, &scope, &publication),
+            } => self.watched(engine, &to, (&scope, rev), &publication),
             WatchOp::Begin { to, scope } => match self.locate(engine, &to) {
                 Some(_) => self.shared.watches.begin(&scope, to),
                 // It ended before it was known to watch anything.
@@ -38,20 +39,23 @@ impl Hub {
     }
 
     /// A change of what a socket watches. Of a room it hears only as long as it is there, or may
-    /// join: which is decided here and now.
+    /// join: which is decided here and now. The number of its last words is that of the change
+    /// before the one that is withheld: it has heard no other.
     fn watched(
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,
-        scope: &Arc<Scope>,
+        (scope, rev): (&Arc<Scope>, Option<u64>),
         publication: &Publication,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
-        if let Some(code) = self.forbids(slot, to, scope) {
+        // The last words name nobody.
+        let forbidden = rev.and_then(|_| self.forbids(slot, to, scope));
+        if let Some(code) = forbidden {
             let watches = self.shared.watches.clone();
-            if let Some(said) = watches.expelled(scope, *to, code.as_str()) {
+            if let Some(said) = watches.expelled(scope, *to, (code.as_str(), rev)) {
                 self.emit_here(engine, slot, to.namespace(), &said);
             }
         } else if self.give(engine, slot, to.namespace(), publication) {

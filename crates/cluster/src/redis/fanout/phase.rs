@@ -165,7 +165,9 @@ impl Line {
                 self.came(request);
             }
             // Unless it has come back meanwhile.
-            Sent::Claimed(name, claim) if self.has_lost(name, claim) => node.lose_session(name),
+            Sent::Claimed(name, claim, how) if self.has_lost(name, claim) => {
+                node.lose_session(name, how);
+            }
             Sent::Claimed(..) => {}
         }
     }

@@ -124,9 +124,14 @@ impl Model {
         let mut answers = Vec::new();
         for newcomer in newcomers {
             let Newcomer { who, entry, .. } = newcomer;
-            let all = self.all_rivals(now, who, entry);
-            let losers = losers_to(entry, &self.rivals(now, who, entry)).len();
-            let room = self.room(newcomer, losers);
+            let earlier = self.earlier(newcomer);
+            let mut all = self.all_rivals(now, who, entry);
+            let mut rivals = self.rivals(now, who, entry);
+            for list in [&mut all, &mut rivals] {
+                list.retain(|held| earlier.as_ref() != Some(&held.entry.socket));
+            }
+            let losers = losers_to(entry, &rivals).len();
+            let room = self.room(newcomer, losers) + i64::from(earlier.is_some());
             if matches!(entry.policy, Policy::Limit(_)) && excess(entry, &all) > 0 {
                 let kept = all.iter().filter(|held| self.doubt(now, held).is_none());
                 let kept: Vec<Held> = kept.cloned().collect();
@@ -147,12 +152,22 @@ impl Model {
             }
             let waits = losers > 0;
             self.add(now, &incarnation, who, entry, (false, waits));
+            if let Some(earlier) = earlier {
+                self.remove(now, who, &earlier);
+            }
             answers.push(match waits {
                 true => Admission::Reserved,
                 false => Admission::Admitted,
             });
         }
         answers
+    }
+
+    /// The socket with which a newcomer's client goes on, if it is there.
+    fn earlier(&self, newcomer: &Newcomer) -> Option<Arc<str>> {
+        let earlier = newcomer.instead_of.as_ref()?;
+        let held = self.users.get(&newcomer.who.user)?.sockets.get(earlier)?;
+        (held.kind == newcomer.who.kind).then(|| earlier.clone())
     }
 
     /// How many sockets more a newcomer's user may have.

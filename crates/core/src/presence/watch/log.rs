@@ -80,9 +80,8 @@ impl Recent {
         rev <= last && rev + 1 >= first
     }
 
-    pub(super) fn after(&self, rev: u64) -> impl Iterator<Item = &Arc<str>> {
-        let later = self.changes.iter().filter(move |(at, _)| *at > rev);
-        later.map(|(_, change)| change)
+    pub(super) fn after(&self, rev: u64) -> impl Iterator<Item = &(u64, Arc<str>)> {
+        self.changes.iter().filter(move |(at, _)| *at > rev)
     }
 }
 

@@ -183,6 +183,8 @@ pub struct Post<'a> {
     pub scope: &'a Arc<Scope>,
     /// The argument of `presence:change`, JSON.
     pub change: &'a Arc<str>,
+    /// The number of the change; `None`: these are the last words, which name nobody.
+    pub rev: Option<u64>,
     /// To whom.
     pub readers: &'a [SocketAddress],
 }
@@ -470,15 +472,17 @@ impl Board {
             post(Post {
                 scope,
                 change: &change,
+                rev: None,
                 readers: &[reader],
             });
             self.unwatch(scope, reader, now);
             return;
         }
-        for change in log.recent.after(rev) {
+        for (rev, change) in log.recent.after(rev) {
             post(Post {
                 scope,
                 change,
+                rev: Some(*rev),
                 readers: &[reader],
             });
         }
@@ -896,6 +900,7 @@ impl Board {
                 post(Post {
                     scope,
                     change: &change,
+                    rev: Some(log.rev),
                     readers: &readers,
                 });
             }
@@ -919,6 +924,7 @@ impl Board {
         post(Post {
             scope,
             change: &change,
+            rev: None,
             readers: &readers,
         });
         let all: Vec<SocketAddress> = log.readers.keys().copied().collect();
@@ -933,10 +939,17 @@ impl Board {
         }
     }
 
-    /// The last words to a reader that may not watch something any more: why, as a code.
-    pub fn last_words(&self, scope: &Arc<Scope>, why: &str) -> Option<Arc<str>> {
+    /// The last words to a reader that may not watch something any more: why, as a code. `withheld`
+    /// is the first change that it is not given; `None`: it is given all that there were.
+    pub fn last_words(
+        &self,
+        scope: &Arc<Scope>,
+        why: &str,
+        withheld: Option<u64>,
+    ) -> Option<Arc<str>> {
         let log = self.logs.get(scope)?;
-        Some(log.ending(self.run, log.rev, why))
+        let told = withheld.map_or(log.rev, |rev| rev.saturating_sub(1));
+        Some(log.ending(self.run, told, why))
     }
 }
 

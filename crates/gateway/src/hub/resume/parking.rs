@@ -1,7 +1,5 @@
 //! What is kept of a connection that has ended, if its client may come back.
 
-use std::time::Duration;
-
 use heartline_core::line::session::{Seen, Session};
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
@@ -13,10 +11,6 @@ use crate::data::SocketData;
 use crate::hub::Hub;
 use crate::op::Park;
 use crate::publication::Encoding;
-
-/// For how long the user of a connection that is taken over stays online without one: another
-/// is being let in.
-const TAKING_OVER: Duration = Duration::from_secs(5);
 
 pub(super) type Parked = Session<Option<SocketData>>;
 
@@ -143,7 +137,7 @@ impl Hub {
             };
             if is_earlier && there.identity.user == user {
                 is_there = false;
-                link.rare().back_by = engine.now + TAKING_OVER;
+                link.note_taken_over(engine.now);
                 self.link_closed(engine, slot, Reason::TransportClosed);
                 self.leave_to_another(engine, slot);
             }

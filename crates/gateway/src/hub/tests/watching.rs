@@ -210,18 +210,28 @@ fn leaving_a_room_ends_its_watch_and_says_so() {
 
 #[test]
 fn a_grant_that_has_ended_is_seen_when_something_is_to_be_told() {
-    let mut world = World::new(config());
-    let mut ann = Watcher::new(&mut world, "user=ann rooms=a", false);
-    ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
-    let token = json!({ "token": "user=ann rooms=b" });
-    ann.ask(&mut world, "auth:refresh", token);
-    let mut bob = world.socketio("user=bob");
-    world.ask(&mut bob, r#"421["join","a"]"#);
-    let heard = ann.changes(&mut world);
-    assert_eq!(heard[0]["ended"], "FORBIDDEN");
-    assert!(!heard[0].to_string().contains("bob"));
-    world.ask(&mut bob, r#"421["leave","a"]"#);
-    assert!(ann.changes(&mut world).is_empty());
+    for is_live in [false, true] {
+        let mut world = World::new(config());
+        let mut ann = Watcher::new(&mut world, "user=ann rooms=a", is_live);
+        let picture = ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
+        let mut bob = world.socketio("user=bob");
+        world.ask(&mut bob, r#"421["join","a"]"#);
+        let came = ann.changes(&mut world);
+        assert_eq!(states(&came[0]), [("bob".into(), true)]);
+        let token = json!({ "token": "user=ann rooms=b" });
+        ann.ask(&mut world, "auth:refresh", token);
+        let mut eve = world.socketio("user=eve");
+        world.ask(&mut eve, r#"421["join","a"]"#);
+        let heard = ann.changes(&mut world);
+        assert!(!heard[0].to_string().contains("eve"));
+        assert_eq!(heard[0]["ended"], "FORBIDDEN");
+        // The change of eve is withheld: the one before it is the last that was heard.
+        let heard_before = picture["rev"].as_u64().unwrap() + came.len() as u64;
+        assert_eq!(came.last().unwrap()["rev"], heard_before);
+        assert_eq!(heard[0]["rev"], heard_before);
+        world.ask(&mut eve, r#"421["leave","a"]"#);
+        assert!(ann.changes(&mut world).is_empty());
+    }
 }
 
 #[test]
@@ -246,6 +256,16 @@ fn what_is_watched_has_bounds_and_counts_as_an_event() {
         assert_eq!(code(&mut world, &mut ann, many(part * 100, 100)), "");
     }
     assert_eq!(code(&mut world, &mut ann, many(2000, 1)), "TOO_LARGE");
+    let several = [
+        json!({ "users": ["0"], "room": "a" }),
+        json!({ "users": ["0"], "epoch": "e" }),
+        json!({ "room": "a", "epoch": "e" }),
+        many(0, 101),
+    ];
+    for named in several {
+        let refused = ann.ask(&mut world, "presence:unwatch", named);
+        assert_eq!(refused["code"], "INVALID_DATA", "{refused}");
+    }
     let ended = ann.ask(&mut world, "presence:unwatch", json!({}));
     assert_eq!(ended["ended"], 10);
     assert_eq!(code(&mut world, &mut ann, many(2000, 1)), "");

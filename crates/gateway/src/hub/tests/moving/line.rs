@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heartline_core::backplane::line::{
-    Away as StoreAway, Changes, Heard, Position, Reached, Scope, Session as Written, SharedLine,
-    Tail, Unclaimed,
+    Away as StoreAway, Changes, Heard, Lost, Position, Reached, Scope, Session as Written,
+    SharedLine, Tail, Unclaimed,
 };
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::backplane::{Backplane, Message, NameList, Node, Subscription, Target};
@@ -109,7 +109,7 @@ pub(super) enum Coming {
     Event(Said),
     End(Scope, Place, oneshot::Sender<bool>),
     Reached(u64),
-    Lose(SocketAddress),
+    Lose(SocketAddress, Lost),
 }
 
 /// The way from the line to a node.
@@ -138,6 +138,10 @@ pub(super) struct Meeting {
     edges: u64,
     /// Users whose sessions were ended, and the number of that.
     ended: Vec<(String, Option<UserKey>, u64)>,
+    /// Who came to which node, and with which earlier socket they go on.
+    pub(super) came: Vec<(usize, SocketAddress, Option<SocketAddress>)>,
+    /// Who left which node, and for how long their user is waited for.
+    pub(super) went: Vec<(usize, SocketAddress, Duration)>,
 }
 
 fn scope_of(target: &Target<'_>) -> Scope {
@@ -515,7 +519,8 @@ impl SharedLine for Line {
                     ..session.clone()
                 };
                 if !was_here && !meeting.ways[had].is_cut {
-                    meeting.ways[had].items.push_back(Coming::Lose(name));
+                    let lost = Coming::Lose(name, Lost::TakenUp);
+                    meeting.ways[had].items.push_back(lost);
                 }
                 Ok(session)
             }
@@ -529,7 +534,8 @@ impl SharedLine for Line {
         if let Some((had, _)) = &was_there
             && !meeting.ways[*had].is_cut
         {
-            meeting.ways[*had].items.push_back(Coming::Lose(name));
+            let lost = Coming::Lose(name, Lost::Ended);
+            meeting.ways[*had].items.push_back(lost);
         }
         Box::pin(std::future::ready(Ok(was_there.is_some())))
     }
@@ -581,10 +587,14 @@ impl Backplane for Meets {
     }
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        let came = (self.line.node, newcomer.socket, newcomer.instead_of);
+        self.line.meeting.lock().unwrap().came.push(came);
         self.local.connect(newcomer)
     }
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
+        let went = (self.line.node, socket, keep);
+        self.line.meeting.lock().unwrap().went.push(went);
         self.local.disconnect(user, socket, keep);
     }
 
@@ -653,7 +663,7 @@ pub(super) fn bring(meeting: &Shared, at: usize, node: &dyn Node, item: Coming) 
             begin: BEGIN,
             last,
         }),
-        Coming::Lose(name) => node.lose_session(name),
+        Coming::Lose(name, how) => node.lose_session(name, how),
         Coming::End(scope, place, done) => {
             let tail = Tail {
                 epoch: place.epoch,

@@ -151,6 +151,82 @@ fn who_is_sent_away_while_lost_begins_afresh_wherever_they_were_and_wherever_the
     }
 }
 
+/// Where the last newcomer is, and with which socket it goes on.
+fn last_newcomer(cluster: &Cluster) -> (usize, SocketAddress, Option<SocketAddress>) {
+    *cluster.meeting.lock().unwrap().came.last().unwrap()
+}
+
+#[test]
+fn who_goes_on_elsewhere_while_still_there_is_waited_for_and_takes_the_place_of_the_old_one() {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    let (mut at, mut place, _) = last_newcomer(&cluster);
+    let mut half_open = Vec::new();
+    // Her connection is still there where she was, or its end was seen.
+    for (to, is_seen) in [(1, false), (0, false), (1, true), (1, false), (0, true)] {
+        if is_seen {
+            ann.is_cut(&mut cluster.worlds[at]);
+            cluster.settle();
+        }
+        let next = cluster.worlds[to].engineio();
+        half_open.push(std::mem::replace(&mut ann.client, next));
+        come(&mut cluster, &mut ann, to);
+        assert!(ann.recovered, "from {at} to {to}");
+        let (_, new, instead_of) = last_newcomer(&cluster);
+        assert_eq!(instead_of, Some(place), "from {at} to {to}");
+        let went = cluster.meeting.lock().unwrap().went.clone();
+        let (node, socket, keep) = *went.last().unwrap();
+        assert_eq!((node, socket), (at, place));
+        assert_eq!(keep.is_zero(), is_seen, "from {at} to {to}: {keep:?}");
+        (at, place) = (to, new);
+    }
+}
+
+/// The id and the token with which Ann's client is let into a namespace (`""`, `"/chat,"`).
+fn let_in(
+    cluster: &mut Cluster,
+    client: &mut Client,
+    namespace: &str,
+    pid: Option<&str>,
+) -> (String, String) {
+    let mut auth = serde_json::json!({ "token": "user=ann" });
+    if let Some(pid) = pid {
+        auth["pid"] = pid.into();
+    }
+    client.says(&format!("40{namespace}{auth}"));
+    cluster.settle();
+    let (heard, prefix) = (client.hears(), format!("40{namespace}"));
+    let reply = heard.iter().find_map(|text| text.strip_prefix(&prefix));
+    let reply: serde_json::Value = serde_json::from_str(reply.unwrap()).unwrap();
+    let text = |name: &str| reply[name].as_str().unwrap().to_owned();
+    (text("sid"), text("pid"))
+}
+
+#[test]
+fn who_goes_on_elsewhere_while_still_there_goes_on_in_each_namespace() {
+    let mut cluster = Cluster::new();
+    let namespaces = ["", "/chat,"];
+    let mut half_open = cluster.worlds[0].engineio();
+    let began = namespaces.map(|name| let_in(&mut cluster, &mut half_open, name, None));
+    let mut next = cluster.worlds[1].engineio();
+    for (name, (sid, pid)) in namespaces.iter().zip(&began) {
+        let (now, _) = let_in(&mut cluster, &mut next, name, Some(pid));
+        assert_eq!(now, *sid, "in {name:?}");
+    }
+}
+
+#[test]
+fn who_is_sent_away_by_a_node_that_reaches_no_other_is_not_waited_for() {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann/rider");
+    come(&mut cluster, &mut ann, 0);
+    let (_, place, _) = last_newcomer(&cluster);
+    is_sent_away(&mut cluster, 1, &ann, Away::Socket);
+    let went = cluster.meeting.lock().unwrap().went.clone();
+    assert_eq!(went, [(0, place, Duration::ZERO)]);
+}
+
 #[test]
 fn nobody_is_taken_for_a_forger_by_a_node_that_has_not_joined_the_others() {
     let mut cluster = Cluster::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::{
-    Away, Changes, ChangesPart, Heard, Position, Reached, Scope, Session, SharedLine, Tail,
+    Away, Changes, ChangesPart, Heard, Lost, Position, Reached, Scope, Session, SharedLine, Tail,
     Unclaimed,
 };
 use heartline_core::backplane::{
@@ -49,7 +49,7 @@ enum Told {
     Without(Scope),
     Reached(Reached),
     Alone(String),
-    LostSession(SocketAddress),
+    LostSession(SocketAddress, Lost),
     Missed(String),
 }
 
@@ -116,8 +116,8 @@ impl Node for Ears {
         locked(&self.followed).clone()
     }
 
-    fn lose_session(&self, name: SocketAddress) {
-        locked(&self.told).push(Told::LostSession(name));
+    fn lose_session(&self, name: SocketAddress, how: Lost) {
+        locked(&self.told).push(Told::LostSession(name, how));
     }
 
     fn is_overloaded(&self) -> bool {

@@ -23,7 +23,11 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
     let taken = other.line.claim(name, "ann", None, 0).await.unwrap();
     assert_eq!(taken.record, b"rooms");
     assert_eq!(other.fanout.holder(name).await, Ok(Some(2)));
-    let lost = |process: &Process| process.told().contains(&Told::LostSession(name));
+    let lost = |process: &Process| {
+        process
+            .told()
+            .contains(&Told::LostSession(name, Lost::TakenUp))
+    };
     until(|| lost(&one).then_some(())).await;
     // What the one that had it writes late changes nothing.
     one.fanout
@@ -158,7 +162,8 @@ async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that(
     other.line.claim(name, "ann", None, 0).await.unwrap();
     let lost = |process: &Process| {
         let told = process.told().into_iter();
-        told.filter(|told| *told == Told::LostSession(name)).count()
+        told.filter(|told| *told == Told::LostSession(name, Lost::TakenUp))
+            .count()
     };
     until(|| (lost(&one) == 1).then_some(())).await;
     // A replica has taken over that had not heard of it.
@@ -498,7 +503,8 @@ async fn a_socket_that_was_ended_is_taken_up_by_nobody_though_its_process_does_n
     one.fanout.remember(name, written("rooms"));
     one.fanout.remembered().await;
     assert_eq!(other.line.end(name).await, Ok(true));
-    until(|| one.told().contains(&Told::LostSession(name)).then_some(())).await;
+    let lost = Told::LostSession(name, Lost::Ended);
+    until(|| one.told().contains(&lost).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
