@@ -421,6 +421,16 @@ impl Socket {
         members.may_publish(room, &self.identity).await
     }
 
+    /// Waits until what this socket's events have published before is heard, where that goes
+    /// another way than what is said in a room: it would come behind it. To be called before
+    /// something is stored that is told there.
+    pub async fn in_turn(&self, room: &str) {
+        if let Some(turn) = self.shared.fanout.turn(room) {
+            // An error: the shard has ended.
+            let _ = turn.await;
+        }
+    }
+
     /// The socket's user is a member of a conversation from now on, as after joining its room.
     /// The store is asked at once, before what it is asked next; the future resolves when that
     /// is kept, or takes too long.

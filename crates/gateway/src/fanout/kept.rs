@@ -12,6 +12,7 @@ use heartline_core::rooms::{Room, RoomRef};
 use tokio::sync::oneshot;
 
 use super::{Fanout, Published};
+use crate::in_order::{self, Later};
 use crate::op::{Held, LineOp, Op};
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -111,11 +112,34 @@ impl Fanout {
         skip: Option<SocketAddress>,
     ) -> Option<Published> {
         let (recovery, common) = self.common()?;
-        is_kept(recovery).then(|| Published::InLine {
-            said: common.say(target, message, skip),
-            is_numbered: matches!(target, Target::Room { .. }),
-            refuse: recovery.refuse_unreachable,
+        is_kept(recovery).then(|| {
+            let said = common.say(target, message, skip);
+            in_order::says(common.last_said());
+            Published::InLine {
+                said,
+                is_numbered: matches!(target, Target::Room { .. }),
+                refuse: recovery.refuse_unreachable,
+            }
         })
+    }
+
+    /// Where a publication of the handler that runs on this thread waits until what its connection
+    /// has said before has come back: one that is not kept would be heard before that.
+    pub(super) fn later(&self, is_kept: impl FnOnce(&Recovery) -> bool) -> Option<Arc<Later>> {
+        let (recovery, common) = self.common()?;
+        in_order::later(|said| !is_kept(recovery) && common.back(said).is_some())
+    }
+
+    /// Resolves when the handler that runs on this thread may do in a room what others hear of by
+    /// another way than its own. `None`: it may.
+    pub(crate) fn turn(&self, room: &str) -> Option<oneshot::Receiver<()>> {
+        let later = self.later(|recovery| recovery.keeps(room))?;
+        let (reply, turn) = oneshot::channel();
+        later.act(move || {
+            // An error: nobody waits any more.
+            let _ = reply.send(());
+        });
+        Some(turn)
     }
 
     /// The place in the line that an event brings along which is not kept: that of what has

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::resume::Ticket;
 use crate::event::{Args, EventError};
+use crate::in_order::Later;
 use crate::publication::Encoding;
 
 /// One connection above its transport.
@@ -58,6 +59,11 @@ pub(crate) struct Rare {
     /// Until when it is in no topic that it would have to wait for, because it has waited for one
     /// in vain; the beginning if it has not.
     pub(crate) no_waiting_until: Micros,
+    /// The number of what its handlers have put last into the line that all nodes share; 0:
+    /// nothing.
+    pub(crate) said: u64,
+    /// What waits for that.
+    pub(crate) later: Option<Arc<Later>>,
     /// The counts of sockets that have ended: whoever comes back into a namespace goes on with
     /// what was counted. At most one for each namespace.
     pub(crate) counts_kept: Vec<(NamespaceId, Counts)>,
@@ -75,6 +81,8 @@ impl Link {
                 drain_at: None,
                 back_by: Micros::ZERO,
                 no_waiting_until: Micros::ZERO,
+                said: 0,
+                later: None,
                 counts_kept: Vec::new(),
                 handshake: None,
                 token: None,
@@ -144,6 +152,13 @@ impl Link {
     pub(crate) fn no_waiting_until(&self) -> Micros {
         let rare = self.rare.as_ref();
         rare.map_or(Micros::ZERO, |rare| rare.no_waiting_until)
+    }
+
+    /// The number of what its handlers have put last into the line that all nodes share, 0 if
+    /// nothing, and what waits for that.
+    pub(crate) fn said(&self) -> (u64, Option<&Arc<Later>>) {
+        let rare = self.rare.as_ref();
+        rare.map_or((0, None), |rare| (rare.said, rare.later.as_ref()))
     }
 
     /// Until when its client is expected back; the beginning if it was not told to come.

@@ -24,7 +24,7 @@ use super::resume::snapshot;
 use super::tasks::{Subscribing, TaskKind, not_reached};
 use crate::api::{MEMBERS_AN_EVENT, count_newcomer};
 use crate::event::{EventError, to_json};
-use crate::gateway::WeakGateway;
+use crate::gateway::{Gateway, WeakGateway};
 use crate::op::{Held, Op, Recover};
 use crate::publication::Encoding;
 
@@ -38,6 +38,13 @@ const ASK_NODES: Duration = Duration::from_secs(4);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;
+
+/// Who is in a topic, as a live connection is told.
+async fn members_of(gateway: &Gateway, identity: &Identity, topic: &str) -> Vec<MemberEntry> {
+    let namespaces = &gateway.shared.fanout.namespaces;
+    let there = &namespaces.get(ROOT).name;
+    gateway.members_told(there, identity, topic).await
+}
 
 impl Hub {
     /// Puts a socket into a room; permissions have been looked at.
@@ -499,7 +506,9 @@ impl Hub {
         }
         let gateway = self.handlers.gateway.get();
         let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
-        let waits = may_stick || gateway.is_some() || self.is_behind(engine, slot, topic, &recover);
+        let turn = self.turn(engine, slot);
+        let waits = may_stick || gateway.is_some() || turn.is_some();
+        let waits = waits || self.is_behind(engine, slot, topic, &recover);
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover, None);
             return;
@@ -515,11 +524,11 @@ impl Hub {
             if let (Ok(()), Some(ready)) = (&open, ready) {
                 ready.await;
             }
+            if let Some(turn) = turn {
+                turn.await;
+            }
             let members = match (&open, gateway) {
-                (Ok(()), Some(gateway)) => {
-                    let there = &shared.fanout.namespaces.get(ROOT).name;
-                    Some(gateway.members_told(there, &identity, &topic).await)
-                }
+                (Ok(()), Some(gateway)) => Some(members_of(&gateway, &identity, &topic).await),
                 _ => None,
             };
             let held = open.map(|()| held);

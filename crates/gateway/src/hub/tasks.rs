@@ -1,6 +1,7 @@
 //! Handlers that are still at work, and what a connection's input waits for.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heartline_core::auth::AuthError;
@@ -15,7 +16,7 @@ use super::Hub;
 use super::answers::Asked;
 use crate::event::EventError;
 use crate::handler::Reply;
-use crate::in_order;
+use crate::in_order::Later;
 use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
 
@@ -34,6 +35,11 @@ pub(super) enum TaskKind {
     Connect(SocketAddress),
     /// The connection's input waits for it.
     Subscribe(Box<Subscribing>),
+    /// What a connection has to do then.
+    Later {
+        conn: ConnId,
+        later: Arc<Later>,
+    },
     Detached,
 }
 
@@ -118,13 +124,14 @@ impl Hub {
         asked: impl FnOnce() -> Asked,
     ) -> Option<Reply> {
         let conn = engine.id(slot)?;
-        let watch = in_order::Watch::begin();
+        let step = self.begin_step(Some(slot));
         let due = engine.now + self.shared.config.handler_timeout;
         let started = self.tasks.start(work, due, || TaskKind::Handler {
             conn,
             holds: false,
             asked: asked(),
         });
+        let asks = self.end_step(engine, conn, step);
         let task = match started {
             Started::Done(reply) => return Some(reply),
             Started::Panicked => {
@@ -140,7 +147,7 @@ impl Hub {
                 engine.pause(slot);
             }
         }
-        if watch.anything() {
+        if asks {
             self.hold_input(engine, task);
         }
         None
@@ -148,7 +155,16 @@ impl Hub {
 
     /// A future can go on.
     pub(super) fn wake(&mut self, engine: &mut Engine, task: TaskId) {
-        match self.tasks.resume(task) {
+        let conn = match self.tasks.meta_mut(task) {
+            Some(TaskKind::Handler { conn, .. }) => Some(*conn),
+            _ => None,
+        };
+        let step = conn.map(|conn| self.begin_step(engine.find(conn)));
+        let ended = self.tasks.resume(task);
+        if let (Some(conn), Some(step)) = (conn, step) {
+            self.end_step(engine, conn, step);
+        }
+        match ended {
             Some(Ended::Done(kind, reply)) => self.task_done(engine, kind, reply),
             Some(Ended::Panicked(kind)) => self.task_panicked(engine, kind),
             Some(Ended::Waiting) | None => {}
@@ -179,6 +195,8 @@ impl Hub {
         if let TaskKind::Handler { conn, holds, asked } = kind {
             self.post_reply(asked, reply);
             self.handler_done(engine, conn, holds);
+        } else if let TaskKind::Later { conn, later } = kind {
+            self.line_came(engine, conn, &later);
         }
     }
 
@@ -200,6 +218,7 @@ impl Hub {
                 }
                 self.not_subscribed(engine, &asked, &not_reached(ASK_AGAIN));
             }
+            TaskKind::Later { conn, later } => self.line_came(engine, conn, &later),
             TaskKind::Detached => {}
         }
     }
