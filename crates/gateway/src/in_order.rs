@@ -12,13 +12,15 @@
 //! What is put into the line that all nodes share takes effect when it comes back, a round trip
 //! later. Several such publications keep their order there, and none waits for another. Whatever
 //! takes effect at once waits for those before it: a join, a leave, a publication to a room that
-//! is not kept. So each step of a handler knows the number of what its connection has put there
-//! last, and what it may not do yet goes into [`Later`]; the connection is not read before that
-//! is done.
+//! is not kept. A message takes effect when it is stored; messages keep their order in the store,
+//! and all else waits for those before it. So each step of a handler knows the number of what its
+//! connection has put into the line last, and whether messages are on their way; what it may not
+//! do yet goes into [`Later`], and the connection is not read before that is done.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What may wait of one connection: bytes of publications, each with some more for itself. If it
 /// is more, all of it goes on at once.
@@ -35,7 +37,10 @@ struct Step {
     /// There is one.
     is_open: Cell<bool>,
     asked: Cell<bool>,
+    stores: Cell<bool>,
     said: Cell<u64>,
+    /// Messages of the connection are on their way to the store.
+    sends: Cell<bool>,
     later: RefCell<Option<Arc<Later>>>,
 }
 
@@ -44,7 +49,9 @@ impl Step {
         Step {
             is_open: Cell::new(false),
             asked: Cell::new(false),
+            stores: Cell::new(false),
             said: Cell::new(0),
+            sends: Cell::new(false),
             later: RefCell::new(None),
         }
     }
@@ -55,14 +62,26 @@ pub(crate) fn ask() {
     STEP.with(|step| step.asked.set(true));
 }
 
+/// The handler that runs on this thread stores something of which others are told then: nothing
+/// that it does from here on waits for anything, and until it has ended, what comes behind it waits.
+/// The number of what its connection has put into the line last; 0: nothing.
+pub(crate) fn stores() -> u64 {
+    STEP.with(|step| {
+        step.stores.set(true);
+        step.is_open.set(false);
+        step.said.get()
+    })
+}
+
 /// Something was put into the line that all nodes share, on this thread; all of this node up to
 /// this number counts as the connection's.
 pub(crate) fn says(number: u64) {
     STEP.with(|step| step.said.set(step.said.get().max(number)));
 }
 
-/// Where what is done now on this thread has to wait: in any case behind what waits already, and
-/// else if that is so behind the number of what the connection has put into the line last.
+/// Where what is done now on this thread has to wait: in any case behind what waits already and
+/// behind messages, and else if that is so behind the number of what the connection has put into
+/// the line last.
 pub(crate) fn later(waits: impl FnOnce(u64) -> bool) -> Option<Arc<Later>> {
     STEP.with(|step| {
         let said = step.said.get();
@@ -73,7 +92,7 @@ pub(crate) fn later(waits: impl FnOnce(u64) -> bool) -> Option<Arc<Later>> {
         if let Some(later) = later.as_ref().filter(|later| !later.is_done()) {
             return Some(later.clone());
         }
-        (said > 0 && waits(said)).then(|| later.insert(Arc::default()).clone())
+        (step.sends.get() || said > 0 && waits(said)).then(|| later.insert(Arc::default()).clone())
     })
 }
 
@@ -90,6 +109,8 @@ pub(crate) fn at_once<T>(act: impl FnOnce() -> T) -> T {
 pub(crate) struct Found {
     /// A change of rooms was asked for.
     pub(crate) asked: bool,
+    /// The handler stores something from here on.
+    pub(crate) stores: bool,
     /// The number of what the connection has put into the line last; 0: nothing.
     pub(crate) said: u64,
     /// What waits for that.
@@ -101,11 +122,22 @@ pub(crate) struct Watch(PhantomData<*const ()>);
 
 impl Watch {
     /// A step begins of a connection of which so much is known.
-    pub(crate) fn begin(said: u64, later: Option<Arc<Later>>) -> Self {
+    pub(crate) fn begin(said: u64, sends: bool, later: Option<Arc<Later>>) -> Self {
+        Watch::open(true, (said, sends), later)
+    }
+
+    /// The same of a step that waits for nothing.
+    pub(crate) fn begin_at_once(said: u64) -> Self {
+        Watch::open(false, (said, false), None)
+    }
+
+    fn open(is_open: bool, (said, sends): (u64, bool), later: Option<Arc<Later>>) -> Self {
         STEP.with(|step| {
-            step.is_open.set(true);
+            step.is_open.set(is_open);
             step.asked.set(false);
+            step.stores.set(false);
             step.said.set(said);
+            step.sends.set(sends);
             step.later.replace(later);
         });
         Watch(PhantomData)
@@ -117,6 +149,7 @@ impl Watch {
             step.is_open.set(false);
             Found {
                 asked: step.asked.take(),
+                stores: step.stores.take(),
                 said: step.said.take(),
                 later: step.later.take(),
             }
@@ -129,59 +162,74 @@ impl Watch {
 #[derive(Default)]
 pub(crate) struct Later(Mutex<Waiting>);
 
-type Act = Box<dyn FnOnce() + Send>;
+struct Act {
+    /// It is not to be done before all that was said before it is heard.
+    waits: bool,
+    act: Box<dyn FnOnce() + Send>,
+}
 
 #[derive(Default)]
 struct Waiting {
-    acts: Vec<Act>,
+    acts: VecDeque<Act>,
     bytes: usize,
     is_done: bool,
 }
 
 impl Later {
-    /// Does something then; a publication of so many bytes.
-    pub(crate) fn publish(&self, bytes: usize, act: impl FnOnce() + Send + 'static) {
-        self.put(bytes + BESIDES, Box::new(act));
+    /// Publishes something of so many bytes then, kept or not.
+    pub(crate) fn publish(&self, bytes: usize, kept: bool, act: impl FnOnce() + Send + 'static) {
+        let act = Box::new(act);
+        self.put(bytes + BESIDES, Act { waits: !kept, act });
     }
 
     /// Does something then, for which somebody waits.
     pub(crate) fn act(&self, act: impl FnOnce() + Send + 'static) {
-        self.put(0, Box::new(act));
+        let act = Box::new(act);
+        self.put(0, Act { waits: true, act });
     }
 
     fn put(&self, bytes: usize, act: Act) {
-        let mut waiting = self.lock();
-        waiting.acts.push(act);
-        waiting.bytes += bytes;
-        if waiting.is_done || waiting.bytes > MAX_WAITING {
-            let acts = waiting.take();
-            drop(waiting);
-            acts.into_iter().for_each(|act| act());
+        let is_over = {
+            let mut waiting = self.lock();
+            waiting.acts.push_back(act);
+            waiting.bytes += bytes;
+            waiting.is_done || waiting.bytes > MAX_WAITING
+        };
+        if is_over {
+            while let Some(act) = self.next(|_| true) {
+                act();
+            }
         }
     }
 
-    /// All of it is done now, and what comes later at once.
-    pub(crate) fn done(&self) {
+    /// Does what may be done now: what waits, if all that the connection has said is heard, by the
+    /// number of the last of it. Whether that was all; what comes later is done at once then.
+    pub(crate) fn go_on(&self, is_heard: impl Fn(u64) -> bool) -> bool {
+        let may = |act: &Act| !act.waits || is_heard(STEP.with(|step| step.said.get()));
+        while let Some(act) = self.next(may) {
+            act();
+        }
         let mut waiting = self.lock();
-        waiting.is_done = true;
-        let acts = waiting.take();
-        drop(waiting);
-        acts.into_iter().for_each(|act| act());
+        waiting.is_done |= waiting.acts.is_empty();
+        waiting.is_done
+    }
+
+    fn next(&self, may: impl Fn(&Act) -> bool) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut waiting = self.lock();
+        waiting.acts.front().filter(|act| may(act))?;
+        let next = waiting.acts.pop_front()?;
+        if waiting.acts.is_empty() {
+            waiting.bytes = 0;
+        }
+        Some(next.act)
     }
 
     fn is_done(&self) -> bool {
         self.lock().is_done
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    fn take(&mut self) -> Vec<Act> {
-        self.bytes = 0;
-        std::mem::take(&mut self.acts)
     }
 }
 
@@ -191,19 +239,26 @@ mod tests {
 
     fn notes(later: &Later, notes: &Arc<Mutex<Vec<u32>>>, bytes: usize, note: u32) {
         let notes = notes.clone();
-        later.publish(bytes, move || notes.lock().unwrap().push(note));
+        let act = move || notes.lock().unwrap().push(note);
+        later.publish(bytes, note % 10 > 4, act);
     }
 
     #[test]
     fn what_waits_is_done_in_its_order_and_what_comes_later_at_once() {
         let (later, done) = (Later::default(), Arc::default());
-        for note in 0..5 {
+        // Those from 5 on are kept, and wait for nothing but their turn.
+        for note in [5, 0, 6, 7, 1, 8] {
             notes(&later, &done, 10, note);
         }
-        assert!(done.lock().unwrap().is_empty() && !later.is_done());
-        later.done();
-        notes(&later, &done, 10, 5);
-        assert_eq!(*done.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
+        assert!(done.lock().unwrap().is_empty());
+        assert!(!later.go_on(|_| false) && !later.is_done());
+        assert_eq!(*done.lock().unwrap(), [5]);
+        let is_first = Cell::new(true);
+        assert!(!later.go_on(|_| is_first.take()));
+        assert_eq!(*done.lock().unwrap(), [5, 0, 6, 7]);
+        assert!(later.go_on(|_| true));
+        notes(&later, &done, 10, 2);
+        assert_eq!(*done.lock().unwrap(), [5, 0, 6, 7, 1, 8, 2]);
     }
 
     #[test]
@@ -212,8 +267,8 @@ mod tests {
         for note in 0..3 {
             notes(&later, &done, MAX_WAITING / 2, note);
         }
-        assert_eq!(*done.lock().unwrap(), [0, 1, 2][..2]);
-        later.done();
+        assert_eq!(*done.lock().unwrap(), [0, 1]);
+        assert!(later.go_on(|_| true));
         assert_eq!(*done.lock().unwrap(), [0, 1, 2]);
     }
 
@@ -221,7 +276,7 @@ mod tests {
     fn nothing_waits_outside_of_a_step_or_behind_nothing() {
         says(7);
         assert!(later(|_| true).is_none());
-        let step = Watch::begin(0, None);
+        let step = Watch::begin(0, false, None);
         assert!(later(|_| true).is_none());
         says(3);
         assert!(later(|said| said > 3).is_none());
@@ -230,5 +285,10 @@ mod tests {
         let found = step.end();
         assert_eq!((found.asked, found.said), (false, 3));
         assert!(found.later.is_some() && later(|_| true).is_none());
+        let step = Watch::begin(3, true, None);
+        assert!(later(|_| false).is_some(), "behind messages");
+        assert_eq!(stores(), 3);
+        assert!(later(|_| true).is_none(), "one itself waits for nothing");
+        assert!(step.end().stores);
     }
 }

@@ -421,13 +421,13 @@ impl Socket {
         members.may_publish(room, &self.identity).await
     }
 
-    /// Waits until what this socket's events have published before is heard, where that goes
-    /// another way than what is said in a room: it would come behind it. To be called before
-    /// something is stored that is told there.
+    /// To be called by a handler before it stores something that is told in a room then: waits
+    /// until what its client has published before is heard, where that would come behind it. What
+    /// the client says behind this event is published, and joins and leaves rooms, when the handler
+    /// has ended; so it is not to join or leave one itself from here on.
     pub async fn in_turn(&self, room: &str) {
         if let Some(turn) = self.shared.fanout.turn(room) {
-            // An error: the shard has ended.
-            let _ = turn.await;
+            turn.await;
         }
     }
 

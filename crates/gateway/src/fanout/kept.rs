@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::{Subscription, Target};
 use heartline_core::line::ring::Only;
 use heartline_core::line::shelf::ScopeRef;
@@ -124,22 +125,26 @@ impl Fanout {
     }
 
     /// Where a publication of the handler that runs on this thread waits until what its connection
-    /// has said before has come back: one that is not kept would be heard before that.
-    pub(super) fn later(&self, is_kept: impl FnOnce(&Recovery) -> bool) -> Option<Arc<Later>> {
-        let (recovery, common) = self.common()?;
-        in_order::later(|said| !is_kept(recovery) && common.back(said).is_some())
+    /// has said before has come back: one that is not kept would be heard before that. And whether it
+    /// is kept.
+    pub(super) fn later(&self, is_kept: impl Fn(&Recovery) -> bool) -> Option<(Arc<Later>, bool)> {
+        let common = || self.common();
+        let is_kept = || common().is_some_and(|(recovery, _)| is_kept(recovery));
+        let is_coming = |said| common().is_some_and(|(_, common)| common.back(said).is_some());
+        let later = in_order::later(|said| !is_kept() && is_coming(said))?;
+        Some((later, is_kept()))
     }
 
-    /// Resolves when the handler that runs on this thread may do in a room what others hear of by
-    /// another way than its own. `None`: it may.
-    pub(crate) fn turn(&self, room: &str) -> Option<oneshot::Receiver<()>> {
-        let later = self.later(|recovery| recovery.keeps(room))?;
-        let (reply, turn) = oneshot::channel();
-        later.act(move || {
-            // An error: nobody waits any more.
-            let _ = reply.send(());
-        });
-        Some(turn)
+    /// The handler that runs on this thread stores something that is told in a room then. Resolves
+    /// when what its connection has said before is heard; `None`: it is, or comes by the same way.
+    pub(crate) fn turn(&self, room: &str) -> Option<BoxFuture<()>> {
+        let said = in_order::stores();
+        let (_, common) = self
+            .common()
+            .filter(|(recovery, _)| !recovery.keeps(room))?;
+        let back = common.back(said)?;
+        in_order::ask();
+        Some(back)
     }
 
     /// The place in the line that an event brings along which is not kept: that of what has

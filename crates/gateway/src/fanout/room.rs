@@ -50,13 +50,13 @@ pub(crate) enum Published {
 impl Published {
     /// Publishes when it is time for it.
     pub(super) fn later(
-        later: &Later,
+        (later, kept): &(Arc<Later>, bool),
         message: &Message,
         publish: impl FnOnce() -> Published + Send + 'static,
     ) -> Published {
         let (reply, published) = oneshot::channel();
         // An error: nobody waits for what becomes of it.
-        later.publish(message.size(), move || drop(reply.send(publish())));
+        later.publish(message.size(), *kept, move || drop(reply.send(publish())));
         Published::Later(published)
     }
 
@@ -94,7 +94,11 @@ pub(crate) struct Unreachable;
 impl Fanout {
     /// Gives a publication to the members of a room, on all nodes. Its offset, if the
     /// room has members here or its publications are kept; a user's room numbers nothing.
-    pub(crate) fn publish_to_room(self: &Arc<Self>, to: &ToRoom<'_>, message: Message) -> Published {
+    pub(crate) fn publish_to_room(
+        self: &Arc<Self>,
+        to: &ToRoom<'_>,
+        message: Message,
+    ) -> Published {
         if let Some(user) = to.room.strip_prefix(PRIVATE) {
             let to = ToUser {
                 namespace: to.namespace,

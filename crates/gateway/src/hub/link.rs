@@ -34,6 +34,8 @@ pub(crate) struct Link {
     /// What its next event has to wait for: handlers that change its rooms, and
     /// subscriptions that are not there yet.
     pub(crate) holding: u16,
+    /// Those of the handlers that store something.
+    pub(crate) sends: u16,
     /// It is let go as soon as its handlers are done.
     pub(crate) leaving: bool,
     pub(crate) sockets: Vec<SocketState>,
@@ -62,8 +64,9 @@ pub(crate) struct Rare {
     /// The number of what its handlers have put last into the line that all nodes share; 0:
     /// nothing.
     pub(crate) said: u64,
-    /// What waits for that.
+    /// What waits for that, and whether it waits for nothing but the store any more.
     pub(crate) later: Option<Arc<Later>>,
+    pub(crate) later_is_due: bool,
     /// The counts of sockets that have ended: whoever comes back into a namespace goes on with
     /// what was counted. At most one for each namespace.
     pub(crate) counts_kept: Vec<(NamespaceId, Counts)>,
@@ -83,6 +86,7 @@ impl Link {
                 no_waiting_until: Micros::ZERO,
                 said: 0,
                 later: None,
+                later_is_due: false,
                 counts_kept: Vec::new(),
                 handshake: None,
                 token: None,
@@ -112,6 +116,7 @@ impl Link {
             violations: 0,
             in_flight: 0,
             holding: 0,
+            sends: 0,
             leaving: false,
             sockets: Vec::new(),
             joining: None,

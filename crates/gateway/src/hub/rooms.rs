@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::{Identity, UserKey};
+use heartline_core::auth::{BoxFuture, Identity, UserKey};
 use heartline_core::entries::MemberEntry;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -38,6 +38,12 @@ const ASK_NODES: Duration = Duration::from_secs(4);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;
+
+async fn both(one: Option<BoxFuture<()>>, other: Option<BoxFuture<()>>) {
+    for each in [one, other].into_iter().flatten() {
+        each.await;
+    }
+}
 
 /// Who is in a topic, as a live connection is told.
 async fn members_of(gateway: &Gateway, identity: &Identity, topic: &str) -> Vec<MemberEntry> {
@@ -521,11 +527,8 @@ impl Hub {
         let (topic, id) = (asked.topic.clone(), asked.id.clone());
         let work = async move {
             let open = shared.members.may_join(&topic, &identity).await;
-            if let (Ok(()), Some(ready)) = (&open, ready) {
-                ready.await;
-            }
-            if let Some(turn) = turn {
-                turn.await;
+            if open.is_ok() {
+                both(ready, turn).await;
             }
             let members = match (&open, gateway) {
                 (Ok(()), Some(gateway)) => Some(members_of(&gateway, &identity, &topic).await),

@@ -18,9 +18,8 @@ use crate::locked::locked;
 
 /// How long somebody waits at most: until what cannot be said is given up, twice, and then for
 /// the end of a request.
-const LONGEST: Duration = Duration::from_millis(
-    2 * MAX_WAIT.as_millis() as u64 + PATIENCE.as_millis() as u64,
-);
+const LONGEST: Duration =
+    Duration::from_millis(2 * MAX_WAIT.as_millis() as u64 + PATIENCE.as_millis() as u64);
 
 /// Numbers of own events.
 pub(super) struct Back {

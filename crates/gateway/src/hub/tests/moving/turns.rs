@@ -1,9 +1,15 @@
 //! What takes effect at once stands behind what its client has put into the line before.
 
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
+
 use super::super::resume::kept;
 use super::super::*;
 use super::Cluster;
 use crate::EventError;
+use crate::hub::tests::{conversations_of, invites_of};
 
 /// Two nodes that keep what is said in rooms whose names begin with a k.
 fn cluster() -> Cluster {
@@ -33,7 +39,11 @@ fn letters(client: &mut Client) -> String {
     let names = heard.filter_map(|text| {
         let text = text.strip_prefix("42").unwrap_or(&text).to_owned();
         let said: serde_json::Value = serde_json::from_str(&text).ok()?;
-        let name = said.get("type").or_else(|| said.get(0))?.as_str()?.to_owned();
+        let name = said
+            .get("type")
+            .or_else(|| said.get(0))?
+            .as_str()?
+            .to_owned();
         match &*name {
             "message:new" => Some("m".into()),
             name => Some(name.to_owned()).filter(|name| name.len() == 1),
@@ -114,7 +124,14 @@ fn what_is_kept_and_what_is_not_comes_in_the_order_in_which_one_client_says_it()
     let mut bobs = [0, 1].map(|node| listener(&mut cluster, node));
     let mut ann = cluster.worlds[0].socketio("user=ann");
     let mut joe = cluster.worlds[0].live("user=joe");
-    let said = [("k", "a"), ("u", "b"), ("k", "c"), ("k", "d"), ("u", "e"), ("u", "f")];
+    let said = [
+        ("k", "a"),
+        ("u", "b"),
+        ("k", "c"),
+        ("k", "d"),
+        ("u", "e"),
+        ("u", "f"),
+    ];
     for (room, event) in said {
         ann.says(&publish(room, event));
     }
@@ -173,7 +190,10 @@ fn a_line_that_stands_still_holds_nobody_for_ever() {
     assert!(ann.hears().is_empty());
     world.run(ms(400));
     let heard = ann.hears();
-    assert!(heard[0].contains(r#""unsubscribed","topic":"k","id":1"#), "{heard:?}");
+    assert!(
+        heard[0].contains(r#""unsubscribed","topic":"k","id":1"#),
+        "{heard:?}"
+    );
     assert!(heard[1].contains(r#""pong","id":2"#), "{heard:?}");
 }
 
@@ -189,4 +209,76 @@ fn what_waits_is_said_also_if_its_client_goes() {
     drop(ann);
     cluster.settle();
     assert_eq!(letters(&mut bob), "ab");
+}
+
+/// A store that takes a second for each message.
+#[derive(Default)]
+struct Slow(Arc<MemoryStore>);
+
+impl MessageStore for Slow {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        let store = self.0.clone();
+        Box::pin(async move {
+            tokio::time::sleep(seconds(1)).await;
+            store.append(new, tell).await
+        })
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+}
+
+conversations_of::has_conversations_of!(Slow, 0);
+invites_of::has_invites_of!(Slow, 0);
+
+const MESSAGE: &str = r#"42["message:send",{"conversationId":"c","content":"x"}]"#;
+const TOKEN: &str = "user=ann rooms=conversation:c";
+
+#[test]
+fn what_follows_a_message_waits_for_it_and_messages_do_not_wait_for_each_other() {
+    let mut world = World::with(config(), |builder| builder.store(Slow::default()));
+    let mut ann = world.socketio(TOKEN);
+    for room in ["conversation:c", "u"] {
+        world.ask(&mut ann, &format!(r#"42["join","{room}"]"#));
+    }
+    for _ in 0..3 {
+        ann.says(MESSAGE);
+    }
+    ann.says(&publish("u", "a"));
+    ann.says(r#"42["leave","u"]"#);
+    ann.says(&publish("u", "b"));
+    world.run(ms(900));
+    assert_eq!(letters(&mut ann), "");
+    world.run(ms(200));
+    assert_eq!(letters(&mut ann), "mmma");
+    // A leave waits for a message too.
+    world.ask(&mut ann, r#"42["join","u"]"#);
+    ann.says(MESSAGE);
+    ann.says(r#"421["leave","conversation:c"]"#);
+    world.run(ms(900));
+    assert!(ann.hears().is_empty());
+    world.run(ms(200));
+    let heard = ann.hears();
+    let place = |part: &str| heard.iter().position(|text| text.contains(part)).unwrap();
+    assert!(place("message:new") < place("431["), "{heard:?}");
+}
+
+#[test]
+fn what_follows_a_message_that_is_kept_waits_until_it_is_heard() {
+    let mut config = kept();
+    config.recovery.rooms = vec!["conversation:*".into()];
+    let mut cluster = Cluster::filled(&config, |builder| builder.store(Slow::default()));
+    let mut ann = cluster.worlds[0].socketio(TOKEN);
+    for room in ["conversation:c", "u"] {
+        ann.says(&format!(r#"42["join","{room}"]"#));
+        cluster.settle();
+    }
+    ann.hears();
+    ann.says(MESSAGE);
+    ann.says(&publish("u", "a"));
+    cluster.worlds[0].run(ms(1_100));
+    assert_eq!(letters(&mut ann), "", "nothing of the line has come");
+    cluster.settle();
+    assert_eq!(letters(&mut ann), "ma");
 }
