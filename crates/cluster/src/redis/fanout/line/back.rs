@@ -16,8 +16,8 @@ use super::{Line, PATIENCE};
 use crate::envelope::Origin;
 use crate::locked::locked;
 
-/// How long somebody waits at most: until what cannot be said is given up, twice, and then for
-/// the end of a request.
+/// How long somebody waits at most: longer than it takes to give up what cannot be said, and then
+/// to find out that no answer comes.
 const LONGEST: Duration =
     Duration::from_millis(2 * MAX_WAIT.as_millis() as u64 + PATIENCE.as_millis() as u64);
 

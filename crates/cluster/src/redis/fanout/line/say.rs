@@ -70,6 +70,8 @@ pub(super) struct Queue {
     waiting: VecDeque<Saying>,
     bytes: usize,
     number: u64,
+    /// The number of the last event; gaps have some too.
+    last_said: u64,
     /// Some of it is on its way.
     is_busy: bool,
     /// Whose events were given up; and whether there were more of them.
@@ -82,7 +84,7 @@ pub(super) struct Queue {
 impl Queue {
     /// The number of the last event that was put here.
     pub(super) fn last_said(&self) -> u64 {
-        self.number
+        self.last_said
     }
 }
 
@@ -184,6 +186,7 @@ impl Line {
         let (reply, answer) = oneshot::channel();
         let mut queue = locked(&self.queue);
         queue.number += 1;
+        queue.last_said = queue.number;
         let origin = Origin {
             tag: self.tag,
             number: queue.number,
