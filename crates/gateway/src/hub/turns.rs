@@ -55,6 +55,10 @@ impl Hub {
     ) -> (bool, bool) {
         let found = step.end();
         let Found { said, later, .. } = found;
+        let ended = (found.asked, found.stores);
+        if said == 0 && later.is_none() {
+            return ended;
+        }
         let slot = engine.find(conn);
         let link = slot.and_then(|slot| self.link_mut(slot));
         let is_new = match link {
@@ -71,7 +75,7 @@ impl Hub {
         if let Some(later) = later.filter(|_| is_new) {
             self.wait_for_line(engine, conn, said, later);
         }
-        (found.asked, found.stores)
+        ended
     }
 
     /// What a connection has to do later is done when what it has said has come back. It is not

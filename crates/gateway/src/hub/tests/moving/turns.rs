@@ -233,7 +233,7 @@ conversations_of::has_conversations_of!(Slow, 0);
 invites_of::has_invites_of!(Slow, 0);
 
 const MESSAGE: &str = r#"42["message:send",{"conversationId":"c","content":"x"}]"#;
-const TOKEN: &str = "user=ann rooms=conversation:c";
+const TOKEN: &str = "user=ann rooms=conversation:c,u";
 
 #[test]
 fn what_follows_a_message_waits_for_it_and_messages_do_not_wait_for_each_other() {
