@@ -28,7 +28,9 @@ const asPackets = (steps, room) => steps.map((step) => `42${JSON.stringify(asEve
 
 /** A client over a WebSocket that keeps the names of one letter that it hears. */
 async function raw(node, name) {
-  const ws = new WebSocket(`${node.live.replace(/\/live$/, "")}/socket.io/?EIO=4&transport=websocket`);
+  const ws = new WebSocket(
+    `${node.live.replace(/\/live$/, "")}/socket.io/?EIO=4&transport=websocket`,
+  );
   const heard = [];
   ws.on("message", (data) => heard.push(data.toString()));
   await new Promise((resolve) => ws.on("open", resolve));
@@ -92,7 +94,9 @@ describe("events of one socket take effect in their order", { timeout: 120000 },
       await client.hear("server:hello");
       for (const step of STEPS) client.emit(...asEvent(step, room));
       await client.hear("c");
-      heard.client.push(client.heard.map(({ event }) => event).filter((event) => event.length === 1));
+      heard.client.push(
+        client.heard.map(({ event }) => event).filter((event) => event.length === 1),
+      );
       // In the room already.
       client.heard.length = 0;
       client.emit(...asEvent("d", room));
@@ -182,7 +186,10 @@ describe("events of one socket take effect in their order", { timeout: 120000 },
 
   it("hundreds of publications of one socket do not wait for each other", async () => {
     const node = await start({ "cluster.prefix": "many" });
-    const client = socketIo(node.http, { auth: { token: token("ann") }, transports: ["websocket"] });
+    const client = socketIo(node.http, {
+      auth: { token: token("ann") },
+      transports: ["websocket"],
+    });
     started.push(() => client.disconnect());
     await client.hear("server:hello");
     const calls = async () => {
