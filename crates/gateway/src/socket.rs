@@ -421,6 +421,16 @@ impl Socket {
         members.may_publish(room, &self.identity).await
     }
 
+    /// To be called by a handler before it stores something that is told in a room then: waits
+    /// until what its client has published before is heard, where that would come behind it. What
+    /// the client says behind this event is published, and joins and leaves rooms, when the handler
+    /// has ended; so it is not to join or leave one itself from here on.
+    pub async fn in_turn(&self, room: &str) {
+        if let Some(turn) = self.shared.fanout.turn(room) {
+            turn.await;
+        }
+    }
+
     /// The socket's user is a member of a conversation from now on, as after joining its room.
     /// The store is asked at once, before what it is asked next; the future resolves when that
     /// is kept, or takes too long.

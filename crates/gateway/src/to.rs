@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::event::{Args, EventError, said};
 use crate::fanout::{ToRoom, ToRooms};
+use crate::in_order;
 use crate::shared::Shared;
 
 /// Sockets by where they are, on all nodes: what `socket.to(…)` and `io.to(…).except(…)` are
@@ -76,14 +77,8 @@ impl To {
     /// # Errors
     /// As [`emit`](Self::emit).
     pub fn emit_stored(&self, message: &StoredMessage) -> Result<(), EventError> {
-        let emit = || {
-            let (event, args) = ("message:new", Args::one(message)?);
-            if !self.is_of_conversation() {
-                return self.emit_args(event, &args);
-            }
-            let mut all = self.shared.fanout.namespaces.iter();
-            all.try_for_each(|(namespace, _)| self.emit_in(namespace, event, &args))
-        };
+        // In the order of the offsets, whoever has sent it.
+        let emit = || in_order::at_once(|| self.emit_new(message));
         let (Some(recovery), Some(room)) = (&self.shared.fanout.recovery, self.rooms.first())
         else {
             return emit();
@@ -93,6 +88,15 @@ impl To {
         let told = in_doubt.in_turn(self.namespace, place, message.offset, emit);
         // Where it is not told yet, it is from the store.
         told.unwrap_or(Ok(()))
+    }
+
+    fn emit_new(&self, message: &StoredMessage) -> Result<(), EventError> {
+        let (event, args) = ("message:new", Args::one(message)?);
+        if !self.is_of_conversation() {
+            return self.emit_args(event, &args);
+        }
+        let mut all = self.shared.fanout.namespaces.iter();
+        all.try_for_each(|(namespace, _)| self.emit_in(namespace, event, &args))
     }
 
     /// A message was in the store already when it was to be stored: if a killed process stored

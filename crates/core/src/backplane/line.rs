@@ -154,7 +154,16 @@ pub trait SharedLine: Send + Sync + 'static {
         skip: Option<SocketAddress>,
     ) -> BoxFuture<Option<u64>>;
 
-    /// The same to one socket, which is known by this id and was here a moment ago.
+    /// The number that this node gave to what was said here last, in whichever scope. They grow,
+    /// and are no places in the line.
+    fn last_said(&self) -> u64;
+
+    /// Resolves when all that was said here up to such a number has come back and been told, or
+    /// will not be told any more; after some seconds in any case. `None`: that is so already.
+    fn back(&self, number: u64) -> Option<BoxFuture<()>>;
+
+    /// Puts an event to one socket into the line, which is known by this id and was here a moment
+    /// ago.
     fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message);
 
     /// What was said to a socket alone has come, up to a number.

@@ -186,6 +186,7 @@ async fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventEr
     let room = rooms::of_conversation(channel.name());
     socket.may_join(&room).await?;
     socket.may_publish(&room).await?;
+    socket.in_turn(&room).await;
     Ok(Checked {
         sender,
         channel,
@@ -212,6 +213,7 @@ async fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError
         return Err(EventError::new(Code::InvalidRoom, advice));
     }
     socket.may_publish(&room).await?;
+    socket.in_turn(&room).await;
     Ok(Checked {
         sender,
         channel,

@@ -16,6 +16,21 @@ use crate::recovery::Recovery;
 impl Fanout {
     /// Gives a message to all sockets of a namespace and tenant, on all nodes.
     pub(crate) fn broadcast(
+        self: &Arc<Self>,
+        namespace: NamespaceId,
+        tenant: Option<Arc<str>>,
+        message: Message,
+    ) -> Published {
+        let Some(later) = self.later(Recovery::keeps_all) else {
+            return self.broadcast_now(namespace, tenant, message);
+        };
+        let (fanout, said) = (self.clone(), message.clone());
+        Published::later(&later, &message, move || {
+            fanout.broadcast_now(namespace, tenant, said)
+        })
+    }
+
+    fn broadcast_now(
         &self,
         namespace: NamespaceId,
         tenant: Option<Arc<str>>,

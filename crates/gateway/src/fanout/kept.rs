@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::{Subscription, Target};
 use heartline_core::line::ring::Only;
 use heartline_core::line::shelf::ScopeRef;
@@ -12,6 +13,7 @@ use heartline_core::rooms::{Room, RoomRef};
 use tokio::sync::oneshot;
 
 use super::{Fanout, Published};
+use crate::in_order::{self, Later};
 use crate::op::{Held, LineOp, Op};
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -111,11 +113,38 @@ impl Fanout {
         skip: Option<SocketAddress>,
     ) -> Option<Published> {
         let (recovery, common) = self.common()?;
-        is_kept(recovery).then(|| Published::InLine {
-            said: common.say(target, message, skip),
-            is_numbered: matches!(target, Target::Room { .. }),
-            refuse: recovery.refuse_unreachable,
+        is_kept(recovery).then(|| {
+            let said = common.say(target, message, skip);
+            in_order::says(common.last_said());
+            Published::InLine {
+                said,
+                is_numbered: matches!(target, Target::Room { .. }),
+                refuse: recovery.refuse_unreachable,
+            }
         })
+    }
+
+    /// Where a publication of the handler that runs on this thread waits until what its connection
+    /// has said before has come back: one that is not kept would be heard before that. And whether it
+    /// is kept.
+    pub(super) fn later(&self, is_kept: impl Fn(&Recovery) -> bool) -> Option<(Arc<Later>, bool)> {
+        let common = || self.common();
+        let is_kept = || common().is_some_and(|(recovery, _)| is_kept(recovery));
+        let is_coming = |said| common().is_some_and(|(_, common)| common.back(said).is_some());
+        let later = in_order::later(|said| !is_kept() && is_coming(said))?;
+        Some((later, is_kept()))
+    }
+
+    /// The handler that runs on this thread stores something that is told in a room then. Resolves
+    /// when what its connection has said before is heard; `None`: it is, or comes by the same way.
+    pub(crate) fn turn(&self, room: &str) -> Option<BoxFuture<()>> {
+        let said = in_order::stores();
+        let (_, common) = self
+            .common()
+            .filter(|(recovery, _)| !recovery.keeps(room))?;
+        let back = common.back(said)?;
+        in_order::ask();
+        Some(back)
     }
 
     /// The place in the line that an event brings along which is not kept: that of what has

@@ -10,8 +10,10 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{PRIVATE, RoomRef};
 use heartline_engine::shard::outbound::ConflationKey;
+use tokio::sync::oneshot;
 
 use super::{Fanout, ToUser};
+use crate::in_order::Later;
 use crate::op::Op;
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
@@ -41,16 +43,37 @@ pub(crate) enum Published {
         /// It is not told to those here, should it not get there.
         refuse: bool,
     },
+    /// It waits for what its connection has said before.
+    Later(oneshot::Receiver<Published>),
 }
 
 impl Published {
+    /// Publishes when it is time for it.
+    pub(super) fn later(
+        (later, kept): &(Arc<Later>, bool),
+        message: &Message,
+        publish: impl FnOnce() -> Published + Send + 'static,
+    ) -> Published {
+        let (reply, published) = oneshot::channel();
+        // An error: nobody waits for what becomes of it.
+        later.publish(message.size(), *kept, move || drop(reply.send(publish())));
+        Published::Later(published)
+    }
+
     /// Its offset, once it has one; `None`: it is not known.
     ///
     /// # Errors
     /// It was told to nobody: the line that all nodes share is away, and that is how the
     /// operator wants it.
     pub(crate) async fn offset(self) -> Result<Option<u64>, Unreachable> {
-        match self {
+        let published = match self {
+            // An error: the shard has ended.
+            Published::Later(later) => later.await.unwrap_or(Published::Here(None)),
+            published => published,
+        };
+        match published {
+            // Nothing waits twice.
+            Published::Later(_) => Ok(None),
             Published::Here(offset) => Ok(offset),
             Published::InLine {
                 said,
@@ -71,7 +94,11 @@ pub(crate) struct Unreachable;
 impl Fanout {
     /// Gives a publication to the members of a room, on all nodes. Its offset, if the
     /// room has members here or its publications are kept; a user's room numbers nothing.
-    pub(crate) fn publish_to_room(&self, to: &ToRoom<'_>, message: Message) -> Published {
+    pub(crate) fn publish_to_room(
+        self: &Arc<Self>,
+        to: &ToRoom<'_>,
+        message: Message,
+    ) -> Published {
         if let Some(user) = to.room.strip_prefix(PRIVATE) {
             let to = ToUser {
                 namespace: to.namespace,
@@ -84,6 +111,26 @@ impl Fanout {
             };
             return self.send_to_user(&to, message).1;
         }
+        let Some(later) = self.later(|recovery| recovery.keeps(to.room)) else {
+            return self.publish_now(to, message);
+        };
+        let (fanout, namespace, skip) = (self.clone(), to.namespace, to.skip);
+        let tenant = to.tenant.map(ToOwned::to_owned);
+        let (room, key) = (to.room.to_owned(), to.key.map(ToOwned::to_owned));
+        let said = message.clone();
+        Published::later(&later, &message, move || {
+            let to = ToRoom {
+                namespace,
+                tenant: tenant.as_deref(),
+                room: &room,
+                key: key.as_deref(),
+                skip,
+            };
+            fanout.publish_now(&to, said)
+        })
+    }
+
+    fn publish_now(&self, to: &ToRoom<'_>, message: Message) -> Published {
         let target = Target::Room {
             namespace: self.namespace_name(to.namespace),
             tenant: to.tenant,

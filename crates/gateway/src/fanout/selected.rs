@@ -40,7 +40,26 @@ fn keeps_any(recovery: &Recovery, rooms: &[String]) -> bool {
 
 impl Fanout {
     /// Gives a message to sockets by where they are, on all nodes.
-    pub(crate) fn send_to_rooms(&self, to: &ToRooms<'_>, message: Message) -> Published {
+    pub(crate) fn send_to_rooms(self: &Arc<Self>, to: &ToRooms<'_>, message: Message) -> Published {
+        let Some(later) = self.later(|recovery| keeps_any(recovery, to.rooms)) else {
+            return self.send_to_rooms_now(to, message);
+        };
+        let (fanout, namespace, skip) = (self.clone(), to.namespace, to.skip);
+        let (tenant, rooms, except) = (to.tenant.cloned(), to.rooms.to_vec(), to.except.to_vec());
+        let said = message.clone();
+        Published::later(&later, &message, move || {
+            let to = ToRooms {
+                namespace,
+                tenant: tenant.as_ref(),
+                rooms: &rooms,
+                except: &except,
+                skip,
+            };
+            fanout.send_to_rooms_now(&to, said)
+        })
+    }
+
+    fn send_to_rooms_now(&self, to: &ToRooms<'_>, message: Message) -> Published {
         let target = Target::Rooms {
             namespace: self.namespace_name(to.namespace),
             tenant: to.tenant.map(|tenant| &**tenant),

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Fanout;
 use crate::event::{Args, EventError};
+use crate::in_order;
 use crate::op::{Manner, Op};
 use crate::recovery::Recovery;
 
@@ -29,7 +30,8 @@ impl Fanout {
         };
         if let Some(common) = &recovery.common {
             let namespace = self.namespace_name(name.namespace());
-            return common.say_to(namespace, name, &message);
+            common.say_to(namespace, name, &message);
+            return in_order::says(common.last_said());
         }
         let kept = recovery.kept(&message, Only::default(), self.clock.now());
         recovery.keep_direct(name, kept, |told| {

@@ -50,7 +50,36 @@ impl<'a> ToUser<'a> {
 impl Fanout {
     /// Gives a message to a user's sockets, on all nodes: to how many here, and what becomes of
     /// it.
-    pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> (usize, Published) {
+    pub(crate) fn send_to_user(
+        self: &Arc<Self>,
+        to: &ToUser<'_>,
+        message: Message,
+    ) -> (usize, Published) {
+        let is_kept = |recovery: &Recovery| recovery.keeps(&format!("{PRIVATE}{}", to.user));
+        let Some(later) = self.later(is_kept) else {
+            return self.send_now(to, message);
+        };
+        let (fanout, namespace, skip) = (self.clone(), to.namespace, to.skip);
+        let own = |text: Option<&str>| text.map(ToOwned::to_owned);
+        let (tenant, user, only) = (own(to.tenant), to.user.to_owned(), to.only.cloned());
+        let (topic, instead_of) = (own(to.topic), own(to.instead_of));
+        let said = message.clone();
+        let published = Published::later(&later, &message, move || {
+            let to = ToUser {
+                namespace,
+                tenant: tenant.as_deref(),
+                user: &user,
+                only: only.as_ref(),
+                topic: topic.as_deref(),
+                instead_of: instead_of.as_deref(),
+                skip,
+            };
+            fanout.send_now(&to, said).1
+        });
+        (self.sockets_of(to).len(), published)
+    }
+
+    fn send_now(&self, to: &ToUser<'_>, message: Message) -> (usize, Published) {
         let target = self.target(to);
         let is_kept = |recovery: &Recovery| recovery.keeps(&format!("{PRIVATE}{}", to.user));
         if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
@@ -64,7 +93,7 @@ impl Fanout {
     /// their sockets that are not in the room and may join it. Of other nodes it is asked once
     /// which of the users have sockets at all.
     pub(crate) async fn send_instead_of_room(
-        &self,
+        self: &Arc<Self>,
         namespaces: &[NamespaceId],
         (tenant, room): (Option<Arc<str>>, &str),
         users: &[Arc<UserKey>],

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::resume::Ticket;
 use crate::event::{Args, EventError};
+use crate::in_order::Later;
 use crate::publication::Encoding;
 
 /// For how long the user of a connection that is taken over stays online without one: another
@@ -38,6 +39,8 @@ pub(crate) struct Link {
     /// What its next event has to wait for: handlers that change its rooms, and
     /// subscriptions that are not there yet.
     pub(crate) holding: u16,
+    /// Those of the handlers that store something.
+    pub(crate) sends: u16,
     /// It is let go as soon as its handlers are done.
     pub(crate) leaving: bool,
     pub(crate) sockets: Vec<SocketState>,
@@ -63,6 +66,12 @@ pub(crate) struct Rare {
     /// Until when it is in no topic that it would have to wait for, because it has waited for one
     /// in vain; the beginning if it has not.
     pub(crate) no_waiting_until: Micros,
+    /// The number of what its handlers have put last into the line that all nodes share; 0:
+    /// nothing.
+    pub(crate) said: u64,
+    /// What waits for that, and whether it waits for nothing but the store any more.
+    pub(crate) later: Option<Arc<Later>>,
+    pub(crate) later_is_due: bool,
     /// The counts of sockets that have ended: whoever comes back into a namespace goes on with
     /// what was counted. At most one for each namespace.
     pub(crate) counts_kept: Vec<(NamespaceId, Counts)>,
@@ -80,6 +89,9 @@ impl Link {
                 drain_at: None,
                 back_by: Micros::ZERO,
                 no_waiting_until: Micros::ZERO,
+                said: 0,
+                later: None,
+                later_is_due: false,
                 counts_kept: Vec::new(),
                 handshake: None,
                 token: None,
@@ -109,6 +121,7 @@ impl Link {
             violations: 0,
             in_flight: 0,
             holding: 0,
+            sends: 0,
             leaving: false,
             sockets: Vec::new(),
             joining: None,
@@ -149,6 +162,13 @@ impl Link {
     pub(crate) fn no_waiting_until(&self) -> Micros {
         let rare = self.rare.as_ref();
         rare.map_or(Micros::ZERO, |rare| rare.no_waiting_until)
+    }
+
+    /// The number of what its handlers have put last into the line that all nodes share, 0 if
+    /// nothing, and what waits for that.
+    pub(crate) fn said(&self) -> (u64, Option<&Arc<Later>>) {
+        let rare = self.rare.as_ref();
+        rare.map_or((0, None), |rare| (rare.said, rare.later.as_ref()))
     }
 
     /// Until when its client is expected back; the beginning if it was not told to come.

@@ -3,7 +3,7 @@
 //! Both protocols end in the same event and start from the same publication:
 //! `socketio` and `live` translate, `events` decides who handles, `tasks` carries the
 //! handlers and `answers` brings what they come to, `connect` lets sockets in and `hello`
-//! greets them, `rooms` knows where they are, `delivery` and `select` bring things to them,
+//! greets them, `rooms` knows where they are, `turns` what has to wait for the line, `delivery` and `select` bring things to them,
 //! `deadlines` and `sweep` watch them, `ends` and `drain` let them go, `resume` lets them go
 //! on, `gaps` tells of losses between nodes, `watching` brings what is watched, `query`
 //! answers the API.
@@ -33,6 +33,7 @@ mod sweep;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watching;
 
 use std::net::IpAddr;
@@ -239,6 +240,9 @@ impl App for Hub {
 
     fn op(&mut self, engine: &mut Engine, op: Op) {
         self.note_place(&op);
+        let Some(op) = self.in_its_turn(engine, op) else {
+            return;
+        };
         match op {
             Op::Wake(task) => self.wake(engine, task),
             Op::Connecting(connecting) => self.connecting(engine, connecting),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::{Identity, UserKey};
+use heartline_core::auth::{BoxFuture, Identity, UserKey};
 use heartline_core::entries::MemberEntry;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -24,7 +24,7 @@ use super::resume::snapshot;
 use super::tasks::{Subscribing, TaskKind, not_reached};
 use crate::api::{MEMBERS_AN_EVENT, count_newcomer};
 use crate::event::{EventError, to_json};
-use crate::gateway::WeakGateway;
+use crate::gateway::{Gateway, WeakGateway};
 use crate::op::{Held, Op, Recover};
 use crate::publication::Encoding;
 
@@ -38,6 +38,19 @@ const ASK_NODES: Duration = Duration::from_secs(4);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;
+
+async fn both(one: Option<BoxFuture<()>>, other: Option<BoxFuture<()>>) {
+    for each in [one, other].into_iter().flatten() {
+        each.await;
+    }
+}
+
+/// Who is in a topic, as a live connection is told.
+async fn members_of(gateway: &Gateway, identity: &Identity, topic: &str) -> Vec<MemberEntry> {
+    let namespaces = &gateway.shared.fanout.namespaces;
+    let there = &namespaces.get(ROOT).name;
+    gateway.members_told(there, identity, topic).await
+}
 
 impl Hub {
     /// Puts a socket into a room; permissions have been looked at.
@@ -499,7 +512,9 @@ impl Hub {
         }
         let gateway = self.handlers.gateway.get();
         let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
-        let waits = may_stick || gateway.is_some() || self.is_behind(engine, slot, topic, &recover);
+        let turn = self.turn(engine, slot);
+        let waits = may_stick || gateway.is_some() || turn.is_some();
+        let waits = waits || self.is_behind(engine, slot, topic, &recover);
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover, None);
             return;
@@ -512,14 +527,11 @@ impl Hub {
         let (topic, id) = (asked.topic.clone(), asked.id.clone());
         let work = async move {
             let open = shared.members.may_join(&topic, &identity).await;
-            if let (Ok(()), Some(ready)) = (&open, ready) {
-                ready.await;
+            if open.is_ok() {
+                both(ready, turn).await;
             }
             let members = match (&open, gateway) {
-                (Ok(()), Some(gateway)) => {
-                    let there = &shared.fanout.namespaces.get(ROOT).name;
-                    Some(gateway.members_told(there, &identity, &topic).await)
-                }
+                (Ok(()), Some(gateway)) => Some(members_of(&gateway, &identity, &topic).await),
                 _ => None,
             };
             let held = open.map(|()| held);

@@ -1,6 +1,7 @@
 //! Handlers that are still at work, and what a connection's input waits for.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use heartline_core::auth::AuthError;
@@ -15,7 +16,7 @@ use super::Hub;
 use super::answers::Asked;
 use crate::event::EventError;
 use crate::handler::Reply;
-use crate::in_order;
+use crate::in_order::Later;
 use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
 
@@ -25,15 +26,22 @@ const ASK_AGAIN: Duration = Duration::from_secs(20);
 
 /// What the hub wants to know of a task when it ends.
 pub(super) enum TaskKind {
-    /// A handler of this connection; with `holds`, its further input waits for it.
+    /// A handler of this connection; with `holds`, its further input waits for it, with `stores`
+    /// much of that.
     Handler {
         conn: ConnId,
         holds: bool,
+        stores: bool,
         asked: Asked,
     },
     Connect(SocketAddress),
     /// The connection's input waits for it.
     Subscribe(Box<Subscribing>),
+    /// What a connection has to do then.
+    Later {
+        conn: ConnId,
+        later: Arc<Later>,
+    },
     Detached,
 }
 
@@ -118,13 +126,15 @@ impl Hub {
         asked: impl FnOnce() -> Asked,
     ) -> Option<Reply> {
         let conn = engine.id(slot)?;
-        let watch = in_order::Watch::begin();
+        let step = self.begin_step(Some(slot), false);
         let due = engine.now + self.shared.config.handler_timeout;
         let started = self.tasks.start(work, due, || TaskKind::Handler {
             conn,
             holds: false,
+            stores: false,
             asked: asked(),
         });
+        let (asks, stores) = self.end_step(engine, conn, step);
         let task = match started {
             Started::Done(reply) => return Some(reply),
             Started::Panicked => {
@@ -140,7 +150,10 @@ impl Hub {
                 engine.pause(slot);
             }
         }
-        if watch.anything() {
+        if stores {
+            self.note_stores(engine, task);
+        }
+        if asks {
             self.hold_input(engine, task);
         }
         None
@@ -148,7 +161,18 @@ impl Hub {
 
     /// A future can go on.
     pub(super) fn wake(&mut self, engine: &mut Engine, task: TaskId) {
-        match self.tasks.resume(task) {
+        let conn = match self.tasks.meta_mut(task) {
+            Some(TaskKind::Handler { conn, stores, .. }) => Some((*conn, *stores)),
+            _ => None,
+        };
+        let step = conn.map(|(conn, stores)| self.begin_step(engine.find(conn), stores));
+        let ended = self.tasks.resume(task);
+        if let (Some((conn, _)), Some(step)) = (conn, step)
+            && self.end_step(engine, conn, step).1
+        {
+            self.note_stores(engine, task);
+        }
+        match ended {
             Some(Ended::Done(kind, reply)) => self.task_done(engine, kind, reply),
             Some(Ended::Panicked(kind)) => self.task_panicked(engine, kind),
             Some(Ended::Waiting) | None => {}
@@ -176,17 +200,30 @@ impl Hub {
     }
 
     fn task_done(&mut self, engine: &mut Engine, kind: TaskKind, reply: Reply) {
-        if let TaskKind::Handler { conn, holds, asked } = kind {
+        if let TaskKind::Handler {
+            conn,
+            holds,
+            stores,
+            asked,
+        } = kind
+        {
             self.post_reply(asked, reply);
-            self.handler_done(engine, conn, holds);
+            self.handler_done(engine, conn, holds, stores);
+        } else if let TaskKind::Later { conn, later } = kind {
+            self.line_came(engine, conn, &later);
         }
     }
 
     pub(super) fn task_failed(&mut self, engine: &mut Engine, kind: TaskKind) {
         match kind {
-            TaskKind::Handler { conn, holds, asked } => {
+            TaskKind::Handler {
+                conn,
+                holds,
+                stores,
+                asked,
+            } => {
                 self.post_reply(asked, Err(Box::new(Code::Internal.into())));
-                self.handler_done(engine, conn, holds);
+                self.handler_done(engine, conn, holds, stores);
             }
             TaskKind::Connect(socket) => {
                 let refusal = Refusal::Auth(AuthError::Unavailable);
@@ -200,6 +237,7 @@ impl Hub {
                 }
                 self.not_subscribed(engine, &asked, &not_reached(ASK_AGAIN));
             }
+            TaskKind::Later { conn, later } => self.do_later(engine, conn, &later, true),
             TaskKind::Detached => {}
         }
     }
@@ -226,6 +264,18 @@ impl Hub {
         let conn = *conn;
         if let Some(slot) = engine.find(conn) {
             self.pause_input(engine, slot);
+        }
+    }
+
+    /// The handler that runs under `task` stores something: what its client says behind it waits.
+    fn note_stores(&mut self, engine: &Engine, task: TaskId) {
+        if let Some(TaskKind::Handler { conn, stores, .. }) = self.tasks.meta_mut(task)
+            && !std::mem::replace(stores, true)
+        {
+            let slot = engine.find(*conn);
+            if let Some(link) = slot.and_then(|slot| self.link_mut(slot)) {
+                link.sends += 1;
+            }
         }
     }
 
@@ -257,10 +307,19 @@ impl Hub {
     }
 
     /// A handler of this connection has ended.
-    pub(super) fn handler_done(&mut self, engine: &mut Engine, conn: ConnId, holds: bool) {
+    pub(super) fn handler_done(
+        &mut self,
+        engine: &mut Engine,
+        conn: ConnId,
+        holds: bool,
+        stores: bool,
+    ) {
         let Some(slot) = engine.find(conn) else {
             return;
         };
+        if stores {
+            self.has_stored(engine, conn, slot);
+        }
         let Some(link) = self.link_mut(slot) else {
             return;
         };

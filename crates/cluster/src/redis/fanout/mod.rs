@@ -325,6 +325,14 @@ impl SharedLine for Fanout {
         line.say(target, message, skip)
     }
 
+    fn last_said(&self) -> u64 {
+        self.line.as_ref().map_or(0, |line| line.last_said())
+    }
+
+    fn back(&self, number: u64) -> Option<BoxFuture<()>> {
+        self.line.as_ref()?.back(number)
+    }
+
     fn hold(&self, namespace: &str, tenant: Option<&str>, room: &str) -> Arc<dyn Subscription> {
         let Some(line) = &self.line else {
             return self.subscribe(namespace, tenant, room);

@@ -174,11 +174,15 @@ impl Line {
 
     fn tell_event(&self, node: &dyn Node, mut heard: Heard<'_>, origin: Origin) {
         self.delivered.fetch_max(heard.at.id, Ordering::Relaxed);
+        let own = self.own_number(&heard, origin);
         heard.message.take_if(|_| self.was_told_alone(origin));
         if heard.to.is_some() && origin.tag == self.tag() {
             self.came_back(origin.number);
         }
         node.hear(heard);
+        if let Some(number) = own {
+            self.has_come(number);
+        }
     }
 
     /// All that was missed is there: it is told, and what has come since.

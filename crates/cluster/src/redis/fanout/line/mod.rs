@@ -1,7 +1,8 @@
-//! This node's part in the line of kept events: what it [says](say), whether that is still
-//! there ([`prove`]), what it [follows](follow), and what it writes down of its
+//! This node's part in the line of kept events: what it [says](say), whether that has come
+//! [`back`], whether it is still there ([`prove`]), what it [follows](follow), and what it writes down of its
 //! [sockets](sessions). `line.lua` is the other part.
 
+mod back;
 mod ends;
 mod follow;
 mod prove;
@@ -28,6 +29,7 @@ use super::phase::Phase;
 use crate::locked::locked;
 use crate::names;
 use crate::seal::Seal;
+use back::Back;
 use follow::{Asked, Wanted};
 use prove::Known;
 use say::Queue;
@@ -77,6 +79,7 @@ pub struct Line {
     /// The last number that was told to the node.
     pub(super) delivered: AtomicU64,
     queue: Mutex<Queue>,
+    back: Back,
     work: Notify,
     known: Mutex<Known>,
     wanted: Mutex<Wanted>,
@@ -165,6 +168,7 @@ impl Line {
             phase: Mutex::new(Some(Phase::default())),
             delivered: AtomicU64::new(0),
             queue: Mutex::default(),
+            back: Back::default(),
             work: Notify::new(),
             known: Mutex::default(),
             wanted: Mutex::default(),

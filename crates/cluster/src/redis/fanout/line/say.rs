@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::send::{MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
+use super::back::raise;
 use super::{FIRST_PAUSE, Line, LineSettings, MAX_PAUSE, PATIENCE, target_of};
 use crate::envelope::{self, Body, Origin};
 use crate::kept;
@@ -69,6 +70,8 @@ pub(super) struct Queue {
     waiting: VecDeque<Saying>,
     bytes: usize,
     number: u64,
+    /// The number of the last event; gaps have some too.
+    last_said: u64,
     /// Some of it is on its way.
     is_busy: bool,
     /// Whose events were given up; and whether there were more of them.
@@ -76,6 +79,13 @@ pub(super) struct Queue {
     pub(super) owes_all: bool,
     /// Own events to sockets, by their numbers, that have not come back yet.
     unheard: BTreeMap<u64, Scope>,
+}
+
+impl Queue {
+    /// The number of the last event that was put here.
+    pub(super) fn last_said(&self) -> u64 {
+        self.last_said
+    }
 }
 
 fn scope_of(target: &Target<'_>) -> Option<Scope> {
@@ -176,6 +186,7 @@ impl Line {
         let (reply, answer) = oneshot::channel();
         let mut queue = locked(&self.queue);
         queue.number += 1;
+        queue.last_said = queue.number;
         let origin = Origin {
             tag: self.tag,
             number: queue.number,
@@ -357,7 +368,11 @@ impl Line {
                 continue;
             }
             number += 1;
+            // Gaps are nobody's words.
+            let said = batch.iter().rfind(|saying| saying.said.is_some());
+            let last = said.map_or(0, |saying| saying.number);
             self.say_batch(&mut batch, number).await;
+            raise(&self.back.settled, last);
         }
     }
 
@@ -464,7 +479,10 @@ impl Line {
             };
             queue.bytes -= old.body.len();
             drop(queue);
+            let number = old.number;
             self.give_up(old);
+            // What was on its way is older, and was given up before.
+            raise(&self.back.settled, number);
         }
     }
 

@@ -117,6 +117,8 @@ pub(super) enum Coming {
 pub(super) struct Way {
     pub(super) node: Option<Arc<dyn Node>>,
     items: VecDeque<Coming>,
+    /// Who waits until what was said here up to a number has come.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
     is_cut: bool,
     delivered: u64,
     /// Another line than the one that all follow.
@@ -125,6 +127,25 @@ pub(super) struct Way {
     pub(super) is_alone: bool,
     /// Nothing of what it says gets into the line.
     pub(super) is_away: bool,
+}
+
+impl Way {
+    fn is_coming(&self, number: u64) -> bool {
+        let is_one = |item: &Coming| matches!(item, Coming::Event(said) if said.at.id <= number);
+        self.items.iter().any(is_one)
+    }
+
+    /// Something has come: whoever has waited for it hears of it.
+    fn tell_waiting(&mut self) {
+        let (wait, done) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(number, _)| self.is_coming(*number));
+        self.waiting = wait;
+        let done: Vec<(u64, oneshot::Sender<()>)> = done;
+        for (_, came) in done {
+            let _ = came.send(());
+        }
+    }
 }
 
 /// Where all nodes meet.
@@ -255,6 +276,17 @@ impl Meeting {
         offset
     }
 
+    /// What was said up to a number comes to a node; `None`: it has.
+    fn back(&mut self, node: usize, number: u64) -> Option<BoxFuture<()>> {
+        let way = &mut self.ways[node];
+        way.is_coming(number).then(|| {
+            let (came, coming) = oneshot::channel();
+            way.waiting.push((number, came));
+            let coming: BoxFuture<()> = Box::pin(async move { drop(coming.await) });
+            coming
+        })
+    }
+
     fn follow(&mut self, node: usize, scope: Scope, done: oneshot::Sender<bool>) {
         if self.ways[node].is_cut {
             let _ = done.send(false);
@@ -269,6 +301,11 @@ impl Meeting {
         let way = &mut self.ways[node];
         way.items.push_back(Coming::End(scope, place, done));
         way.items.push_back(Coming::Reached(last));
+    }
+
+    /// The number that was given last.
+    pub(super) fn last(&self) -> u64 {
+        self.last
     }
 
     pub(super) fn cut(&mut self, node: usize) {
@@ -387,6 +424,14 @@ impl SharedLine for Line {
         let is_away = meeting.ways[self.node].is_away;
         let offset = (!is_away).then(|| meeting.say(target, message, skip));
         Box::pin(std::future::ready(offset))
+    }
+
+    fn last_said(&self) -> u64 {
+        self.meeting.lock().unwrap().last
+    }
+
+    fn back(&self, number: u64) -> Option<BoxFuture<()>> {
+        self.meeting.lock().unwrap().back(self.node, number)
     }
 
     fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message) {
@@ -675,4 +720,5 @@ pub(super) fn bring(meeting: &Shared, at: usize, node: &dyn Node, item: Coming) 
             let _ = done.send(true);
         }
     }
+    meeting.lock().unwrap().ways[at].tell_waiting();
 }

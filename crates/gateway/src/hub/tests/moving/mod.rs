@@ -4,6 +4,7 @@
 mod histories;
 mod line;
 mod sessions;
+mod turns;
 mod unreachable;
 
 use heartline_core::backplane::Message;

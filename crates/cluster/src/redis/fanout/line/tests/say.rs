@@ -250,3 +250,54 @@ async fn changes_of_presence_are_in_the_line_once_whichever_nodes_put_them_there
     })
     .await;
 }
+
+/// What a process was told so far, when all that it has said has come back.
+async fn back(process: &Process) -> Vec<Option<String>> {
+    let number = process.line.last_said();
+    if let Some(back) = process.line.back(number) {
+        back.await;
+    }
+    assert!(process.line.back(number).is_none());
+    let events = process.events().into_iter();
+    events.map(|(_, _, text)| text).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_knows_when_what_it_has_said_has_come_back_or_comes_to_nobody_here() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    assert!(process.line.back(process.line.last_said()).is_none());
+    let _held = hold(&process, "r").await;
+    let followed = room("r");
+    let mut expected = Vec::new();
+    for round in 0..10 {
+        for event in ["a", "b", "c"] {
+            let said = Message::new(&format!("{event}{round}"), "1");
+            expected.push(Some(said.event.to_string()));
+            // Nobody waits for the answer.
+            drop(process.line.say(&target_of(&followed), &said, None));
+        }
+        assert_eq!(back(&process).await, expected, "round {round}");
+        // Nothing of another room comes; what is said in this one before it does.
+        let said = Message::new(&format!("d{round}"), "1");
+        expected.push(Some(said.event.to_string()));
+        drop(process.line.say(&target_of(&followed), &said, None));
+        let other = room("nobody is here");
+        drop(process.line.say(&target_of(&other), &said, None));
+        assert_eq!(back(&process).await, expected, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_said_is_waited_for_until_it_is_given_up() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let _held = hold(&process, "r").await;
+    redis.signal("-STOP");
+    let begun = Instant::now();
+    let said = Message::new("a", "1");
+    drop(process.line.say(&target_of(&room("r")), &said, None));
+    back(&process).await;
+    assert!(process.told().contains(&Told::Alone("a".into())));
+    assert!(begun.elapsed() < Duration::from_secs(8));
+}

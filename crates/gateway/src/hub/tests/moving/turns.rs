@@ -1,0 +1,284 @@
+//! What takes effect at once stands behind what its client has put into the line before.
+
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
+
+use super::super::resume::kept;
+use super::super::*;
+use super::Cluster;
+use crate::EventError;
+use crate::hub::tests::{conversations_of, invites_of};
+
+/// Two nodes that keep what is said in rooms whose names begin with a k.
+fn cluster() -> Cluster {
+    let mut config = kept();
+    config.recovery.rooms = vec!["k*".into()];
+    let say = |socket: Socket| async move {
+        for (room, event) in [("k", "a"), ("u", "b"), ("k", "c"), ("u", "d")] {
+            socket.to(room).emit(event, &1)?;
+        }
+        Ok::<_, EventError>(())
+    };
+    let slip_out = |socket: Socket| async move {
+        socket.publish("k", "a", &1).await?;
+        socket.leave("k").await?;
+        socket.publish("k", "b", &1).await?;
+        socket.join("k").await?;
+        socket.publish("k", "c", &1).await
+    };
+    Cluster::filled(&config, move |builder| {
+        builder.on("say", say).on("slip out", slip_out)
+    })
+}
+
+/// The names of one letter of the events that a client has heard.
+fn letters(client: &mut Client) -> String {
+    let heard = client.hears().into_iter();
+    let names = heard.filter_map(|text| {
+        let text = text.strip_prefix("42").unwrap_or(&text).to_owned();
+        let said: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let name = said
+            .get("type")
+            .or_else(|| said.get(0))?
+            .as_str()?
+            .to_owned();
+        match &*name {
+            "message:new" => Some("m".into()),
+            name => Some(name.to_owned()).filter(|name| name.len() == 1),
+        }
+    });
+    names.collect()
+}
+
+fn publish(room: &str, event: &str) -> String {
+    format!(r#"42["publish",{{"room":"{room}","event":"{event}","data":1}}]"#)
+}
+
+fn publish_live(room: &str, event: &str) -> String {
+    format!(r#"{{"type":"publish","topic":"{room}","event":"{event}","data":1}}"#)
+}
+
+/// One that is in both rooms, at a node.
+fn listener(cluster: &mut Cluster, node: usize) -> Client {
+    let token = "user=bob rooms=conversation:c,k,u";
+    let mut bob = cluster.worlds[node].socketio(token);
+    for room in ["k", "u", "conversation:c"] {
+        bob.says(&format!(r#"42["join","{room}"]"#));
+        cluster.settle();
+    }
+    bob.hears();
+    bob
+}
+
+#[test]
+fn what_is_published_before_a_leave_is_heard_and_what_is_published_before_a_join_is_not() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    for _ in 0..3 {
+        ann.says(r#"42["join","k"]"#);
+        ann.says(&publish("k", "a"));
+        ann.says(r#"42["leave","k"]"#);
+        ann.says(&publish("k", "b"));
+        ann.says(r#"42["join","k"]"#);
+        ann.says(&publish("k", "c"));
+        ann.says(r#"42["leave","k"]"#);
+        cluster.settle();
+        assert_eq!(letters(&mut ann), "ac");
+    }
+}
+
+#[test]
+fn the_same_holds_for_a_live_client() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].live("user=ann");
+    for _ in 0..3 {
+        ann.says(r#"{"type":"subscribe","topic":"k"}"#);
+        ann.says(&publish_live("k", "a"));
+        ann.says(r#"{"type":"unsubscribe","topic":"k"}"#);
+        ann.says(&publish_live("k", "b"));
+        ann.says(r#"{"type":"subscribe","topic":"k"}"#);
+        ann.says(&publish_live("k", "c"));
+        ann.says(r#"{"type":"unsubscribe","topic":"k"}"#);
+        cluster.settle();
+        assert_eq!(letters(&mut ann), "ac");
+    }
+}
+
+#[test]
+fn the_same_holds_for_what_a_handler_of_an_app_does() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    ann.says(r#"42["join","k"]"#);
+    cluster.settle();
+    ann.hears();
+    ann.says(r#"42["slip out"]"#);
+    cluster.settle();
+    assert_eq!(letters(&mut ann), "ac");
+}
+
+#[test]
+fn what_is_kept_and_what_is_not_comes_in_the_order_in_which_one_client_says_it() {
+    let mut cluster = cluster();
+    let mut bobs = [0, 1].map(|node| listener(&mut cluster, node));
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    let mut joe = cluster.worlds[0].live("user=joe");
+    let said = [
+        ("k", "a"),
+        ("u", "b"),
+        ("k", "c"),
+        ("k", "d"),
+        ("u", "e"),
+        ("u", "f"),
+    ];
+    for (room, event) in said {
+        ann.says(&publish(room, event));
+    }
+    cluster.settle();
+    assert_eq!(letters(&mut bobs[0]), "abcdef");
+    for (room, event) in said {
+        joe.says(&publish_live(room, event));
+    }
+    cluster.settle();
+    assert_eq!(letters(&mut bobs[0]), "abcdef");
+    // In one step of a handler, which does not wait.
+    ann.says(r#"42["say"]"#);
+    ann.says(&publish("u", "e"));
+    cluster.settle();
+    assert_eq!(letters(&mut bobs[0]), "abcde");
+}
+
+#[test]
+fn a_message_of_a_conversation_that_is_not_kept_comes_behind_what_is() {
+    let mut cluster = cluster();
+    let mut bob = listener(&mut cluster, 0);
+    let mut ann = cluster.worlds[0].socketio("user=ann rooms=conversation:c,k,u");
+    ann.says(&publish("k", "a"));
+    ann.says(r#"42["message:send",{"conversationId":"c","content":"x"}]"#);
+    ann.says(&publish("k", "b"));
+    ann.says(&publish("u", "c"));
+    cluster.settle();
+    assert_eq!(letters(&mut bob), "ambc");
+}
+
+#[test]
+fn what_is_kept_waits_for_nothing() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    let before = cluster.meeting.lock().unwrap().last();
+    for _ in 0..100 {
+        ann.says(&publish("k", "a"));
+    }
+    // Nothing comes back meanwhile.
+    cluster.worlds[0].settle();
+    assert_eq!(cluster.meeting.lock().unwrap().last(), before + 100);
+}
+
+#[test]
+fn a_line_that_stands_still_holds_nobody_for_ever() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].live("user=ann");
+    ann.says(r#"{"type":"subscribe","topic":"k"}"#);
+    cluster.settle();
+    ann.says(&publish_live("k", "a"));
+    ann.says(r#"{"type":"unsubscribe","topic":"k","id":1}"#);
+    ann.says(r#"{"type":"ping","id":2}"#);
+    ann.hears();
+    let world = &mut cluster.worlds[0];
+    world.run(ms(7_900));
+    assert!(ann.hears().is_empty());
+    world.run(ms(400));
+    let heard = ann.hears();
+    assert!(
+        heard[0].contains(r#""unsubscribed","topic":"k","id":1"#),
+        "{heard:?}"
+    );
+    assert!(heard[1].contains(r#""pong","id":2"#), "{heard:?}");
+}
+
+#[test]
+fn what_waits_is_said_also_if_its_client_goes() {
+    let mut cluster = cluster();
+    let mut bob = listener(&mut cluster, 0);
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    ann.says(&publish("k", "a"));
+    ann.says(&publish("u", "b"));
+    cluster.worlds[0].settle();
+    ann.says("41");
+    drop(ann);
+    cluster.settle();
+    assert_eq!(letters(&mut bob), "ab");
+}
+
+/// A store that takes a second for each message.
+#[derive(Default)]
+struct Slow(Arc<MemoryStore>);
+
+impl MessageStore for Slow {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        let store = self.0.clone();
+        Box::pin(async move {
+            tokio::time::sleep(seconds(1)).await;
+            store.append(new, tell).await
+        })
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+}
+
+conversations_of::has_conversations_of!(Slow, 0);
+invites_of::has_invites_of!(Slow, 0);
+
+const MESSAGE: &str = r#"42["message:send",{"conversationId":"c","content":"x"}]"#;
+const TOKEN: &str = "user=ann rooms=conversation:c,u";
+
+#[test]
+fn what_follows_a_message_waits_for_it_and_messages_do_not_wait_for_each_other() {
+    let mut world = World::with(config(), |builder| builder.store(Slow::default()));
+    let mut ann = world.socketio(TOKEN);
+    for room in ["conversation:c", "u"] {
+        world.ask(&mut ann, &format!(r#"42["join","{room}"]"#));
+    }
+    for _ in 0..3 {
+        ann.says(MESSAGE);
+    }
+    ann.says(&publish("u", "a"));
+    ann.says(r#"42["leave","u"]"#);
+    ann.says(&publish("u", "b"));
+    world.run(ms(900));
+    assert_eq!(letters(&mut ann), "");
+    world.run(ms(200));
+    assert_eq!(letters(&mut ann), "mmma");
+    // A leave waits for a message too.
+    world.ask(&mut ann, r#"42["join","u"]"#);
+    ann.says(MESSAGE);
+    ann.says(r#"421["leave","conversation:c"]"#);
+    world.run(ms(900));
+    assert!(ann.hears().is_empty());
+    world.run(ms(200));
+    let heard = ann.hears();
+    let place = |part: &str| heard.iter().position(|text| text.contains(part)).unwrap();
+    assert!(place("message:new") < place("431["), "{heard:?}");
+}
+
+#[test]
+fn what_follows_a_message_that_is_kept_waits_until_it_is_heard() {
+    let mut config = kept();
+    config.recovery.rooms = vec!["conversation:*".into()];
+    let mut cluster = Cluster::filled(&config, |builder| builder.store(Slow::default()));
+    let mut ann = cluster.worlds[0].socketio(TOKEN);
+    for room in ["conversation:c", "u"] {
+        ann.says(&format!(r#"42["join","{room}"]"#));
+        cluster.settle();
+    }
+    ann.hears();
+    ann.says(MESSAGE);
+    ann.says(&publish("u", "a"));
+    cluster.worlds[0].run(ms(1_100));
+    assert_eq!(letters(&mut ann), "", "nothing of the line has come");
+    cluster.settle();
+    assert_eq!(letters(&mut ann), "ma");
+}
