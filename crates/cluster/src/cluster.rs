@@ -695,7 +695,9 @@ impl Backplane for Cluster {
         let (unsigned, forged) = self.fanout.not_believed();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClusterStatus {
-            degraded: !self.member.is_trusted() || !self.fanout.is_connected(),
+            degraded: !self.member.is_trusted()
+                || !self.fanout.is_connected()
+                || self.member.is_deaf(),
             lease_age: self.member.lease_age(),
             errors: read(&member.errors) + read(&fanout.errors),
             incarnations: read(&member.joins),
