@@ -392,10 +392,10 @@ impl Cluster {
         if is_here && !found.online {
             // The registry's number is that of something else.
             (found.online, found.stale) = (true, true);
-            found.last_seen_at = own.last_seen_at;
         }
         if is_here {
             found.devices = found.devices.max(own.devices);
+            found.last_seen_at = found.last_seen_at.max(own.last_seen_at);
         }
         found.stale |= !is_trusted;
         found
