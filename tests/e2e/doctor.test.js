@@ -181,10 +181,16 @@ describe("doctor", () => {
     const set = await well({ "store.url": "memory:", "cluster.url": at("hl", SECRET) });
     const problem = ({ unwell }) => unwell.find((check) => check.status === "problem");
     const found = problem(diagnosis(set));
-    assert.match(found.found, /may not do EVAL .*, PUBLISH$/);
+    assert.match(found.found, /may not do EVAL, EVALSHA, SCRIPT LOAD, PUBLISH, SUBSCRIBE, /);
     assert.match(found.todo, /^ACL SETUSER /);
     cli("acl", "setuser", "hl", "+@pubsub", "+@scripting", "&{hl}:*", "&hl:*");
     assert.equal(problem(diagnosis(set)), undefined);
+    for (const name of ["xread", "evalsha", "subscribe", "xadd", "role", "hset"]) {
+      cli("acl", "setuser", "hl", `-${name}`);
+      const { found } = problem(diagnosis(set));
+      assert.match(found, new RegExp(`may not do ${name.toUpperCase()}, which a node needs$`));
+      cli("acl", "setuser", "hl", `+${name}`);
+    }
     const refused = problem(diagnosis({ ...set, "cluster.url": at("hl", "wrong") }));
     assert.match(refused.found, /WRONGPASS/);
     await server.kill();

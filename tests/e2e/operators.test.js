@@ -145,6 +145,7 @@ describe("/v1", () => {
     for (const of of ["/v1/users/bob", "/v1/users/bob/presence"]) {
       const { body } = await node.api(`${of}?userType=nobody`);
       assert.deepEqual([body.online, body.devices, body.lastSeenAt], [false, 0, undefined], of);
+      assert.ok(Math.abs(Date.now() - body.asOf) < 5000, `${of} says until when that is`);
     }
     assert.equal((await node.api("/v1/users/bob/connections")).body.items.length, 1);
     const many = await node.api("/v1/presence", {

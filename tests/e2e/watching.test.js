@@ -182,12 +182,23 @@ describe("presence that is watched on two nodes", { timeout: 240000 }, () => {
     const users = await watch(ann, { users: ["bob", "cid"] });
     await users.becomes(["bob", "cid"]);
     await until(() => !users.take().stale, "it is certain");
+    const before = await ann.ask("presence:get", { users: ["bob", "cid", "ann"] });
     await own.kill();
     await until(() => users.take().stale, "it is stale");
     const asked = await ann.ask("presence:get", { users: ["bob", "cid"] });
     assert.equal(asked.users[1].online, true);
     assert.ok(asked.users.every(({ stale }) => stale));
-    assert.ok(asked.asOf <= Date.now());
+    // A question says what the picture does, and so does the API; and nothing goes back.
+    const watched = await ann.ask("presence:watch", { users: ["ann", "bob"] });
+    const get = await ann.ask("presence:get", { users: ["ann", "bob"] });
+    const told = ({ users }) =>
+      users.map(({ userId, online, rev }) => [userId, online, rev]).sort(([a], [b]) => (a < b ? -1 : 1));
+    assert.deepEqual(told(get), told(watched));
+    assert.ok(told(get).every(([, online, rev]) => online && rev > 0), JSON.stringify(get));
+    const { body } = await one.api("/v1/users/bob/presence");
+    assert.deepEqual(told({ users: [body] }), told(get).slice(1));
+    for (const { asOf } of [watched, get, body]) assert.equal(asOf, asked.asOf);
+    assert.ok(before.asOf <= asked.asOf && asked.asOf <= Date.now());
     bob.close();
     const again = await redis(own.port);
     open.push(again);

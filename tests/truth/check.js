@@ -16,6 +16,8 @@ const NODES = 5000;
 const DRAINED = 10_000;
 /** What is known of a user's devices stands beside what is known of their rooms, behind this. */
 const DEVICE = "device ";
+/** Faults in which a node knows on what it knew. */
+const AWAY = new Set(["cut", "outage", "stall", "stop"]);
 /** How often the client for browsers looks whether it still hears anything, after `heartbeat`. */
 const TICK = 1000;
 
@@ -87,6 +89,20 @@ class Truth {
   /** Faults that matter to what a node says. */
   of(node) {
     return this.faults.filter((one) => one.scope === "store" || one.node === node);
+  }
+
+  /**
+   * Whether a node may not know any more at `t` what was told there at `told`. While it is cut off it
+   * does; when that is over, it asks anew. A node of another build may never have known.
+   */
+  mayForget(node, told, t) {
+    const { lease, slack } = this;
+    const rests = (one) => one.to + lease * 2 + slack >= told && one.from - slack <= t;
+    const isAway = ({ kind, to }) => AWAY.has(kind) && to > t;
+    return (
+      this.faults.some(({ kind }) => kind === "replace" || kind === "roll") ||
+      this.of(node).some((one) => rests(one) && !isAway(one))
+    );
   }
 
   /** When all have to know of what was there on a node from `t` on. */
@@ -394,17 +410,29 @@ function checkAllTold(truth, found, told) {
     }
 }
 
-/** Answers to `presence:get`: true when they were given, or as of when they say. */
+/**
+ * Answers to `presence:get`: true when they were given, or as of when they say. Nothing is known only of
+ * those of whom nothing was told there.
+ */
 function checkAnswers(truth, found) {
   const { slack } = truth;
-  for (const { t, what, observer, asked, asOf, users } of truth.events) {
+  const told = new Map();
+  for (const { t, what, observer, asked, asOf, user, rev, users } of truth.events) {
+    if (what === "edge" && rev > 0) told.set(`${observer} ${user}`, t);
     if (what !== "answer") continue;
     const at = asOf - truth.unix;
     if (at > t + slack) found.add("asOf", t, `${observer} was told what will be at ${seconds(at)}`);
     for (const { userId, online, rev, stale, devices } of users) {
       found.counts.answers++;
+      const before = told.get(`${observer} ${userId}`);
+      if (rev > 0) told.set(`${observer} ${userId}`, t);
       // Nothing is known of them, and it says so.
-      if (stale && rev === 0 && !online) continue;
+      if (stale && rev === 0 && !online) {
+        const stay = truth.observers.get(observer)?.findLast(({ from }) => from <= asked);
+        if (before > stay?.from && !truth.mayForget(stay.node, before, t))
+          found.add("answer", t, `${observer}: nothing is known of ${userId}, of whom it was told`);
+        continue;
+      }
       const from = (stale ? Math.min(at, asked) : asked) - slack;
       if (touches(truth.blind, from, t)) continue;
       if (covers(truth.wrong(userId, "", online), from, t + 1))

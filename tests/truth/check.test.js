@@ -267,6 +267,14 @@ describe("the checker of presence", () => {
     assert.deepEqual(rules(...both, before), ["answer"]);
     const unknown = answer(10_000, false, { stale: true, rev: 0 });
     assert.deepEqual(rules(...both, unknown), []);
+    const here = { t: 1000, what: "here", observer: "bob", node: "n1" };
+    const told = answer(6000, true);
+    assert.deepEqual(rules(here, ...both, unknown), []);
+    assert.deepEqual(rules(here, ...both, told, unknown), ["answer"]);
+    assert.deepEqual(rules(here, ...both, told, ...fault("cut", 8000, 9000, "n1"), unknown), []);
+    const cut = fault("cut", 8000, 12_000, "n1");
+    assert.deepEqual(rules(here, ...both, told, ...cut, unknown), ["answer"]);
+    assert.deepEqual(rules(here, ...both, told, ...fault("wipe", 8000, 12_000), unknown), []);
     assert.deepEqual(rules(...both, { ...answer(10_000, true), asOf: UNIX + 12_000 }), ["asOf"]);
   });
 

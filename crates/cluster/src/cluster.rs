@@ -238,28 +238,24 @@ impl Cluster {
         known
     }
 
-    /// What is known of users: by the replica, if it `may_be_kept`, and by the registry. And of
-    /// which moment the oldest of it is, if it was kept.
+    /// What is known of users: by the replica, if it `may_be_kept`, and by the registry; and while
+    /// that cannot be asked, or is not to be believed, what was known last.
     async fn find(
         member: &Member<RedisRegistry, Table>,
         look_ups: &Arc<LookUps>,
         (tenant, users): (Option<&str>, &[String]),
         may_be_kept: bool,
-    ) -> (Vec<UserPresence>, Option<Millis>) {
+    ) -> Vec<UserPresence> {
         let now = member.local().now();
         let names: Vec<UserName> = users
             .iter()
             .map(|user| names::user_name(tenant, user))
             .collect();
         let mut found: Vec<Option<UserPresence>> = vec![None; users.len()];
-        let mut as_of = None;
         if let Some(standing) = member.standing().filter(|_| may_be_kept) {
             let mut replica = member.local().replica();
             for (found, name) in found.iter_mut().zip(&names) {
-                if let Some((kept, at)) = replica.read(standing, name, now) {
-                    *found = Some(kept);
-                    as_of = Some(as_of.unwrap_or(at).min(at));
-                }
+                *found = replica.read(standing, name, now);
             }
         }
         let unknown = || (0..users.len()).filter(|&index| found[index].is_none());
@@ -273,11 +269,15 @@ impl Cluster {
         }
         let is_trusted = member.is_complete();
         let own = member.local().presence();
-        let all = users.iter().zip(found).map(|(user, found)| {
-            let own = own.get(tenant, user, now);
-            Cluster::with_own(own, found, is_trusted)
+        let all = users.iter().zip(&names).zip(found);
+        let all = all.map(|((user, name), found)| {
+            let found = match found {
+                Some(found) if is_trusted => Some(found),
+                found => member.local().replica().recall((name, user), found),
+            };
+            Cluster::with_own(own.get(tenant, user, now), found, is_trusted)
         });
-        (all.collect(), as_of)
+        all.collect()
     }
 
     /// What the replica says of some users, and what there is: asked past it.
@@ -362,7 +362,11 @@ impl Cluster {
     /// What the registry has said of a user, if it has, and what this node knows itself: whoever
     /// has a socket here is online, whatever is thought of others.
     fn with_own(own: UserPresence, known: Option<UserPresence>, is_trusted: bool) -> UserPresence {
-        let (is_here, is_known) = (own.online, known.is_some());
+        let is_here = own.online;
+        // What was known last says nothing of who came since.
+        let is_known = known
+            .as_ref()
+            .is_some_and(|known| is_trusted || !known.stale);
         // This node's own numbers are others.
         let mut found = known.unwrap_or_else(|| UserPresence {
             rev: 0,
@@ -388,10 +392,10 @@ impl Cluster {
         if is_here && !found.online {
             // The registry's number is that of something else.
             (found.online, found.stale) = (true, true);
-            found.last_seen_at = own.last_seen_at;
         }
         if is_here {
             found.devices = found.devices.max(own.devices);
+            found.last_seen_at = found.last_seen_at.max(own.last_seen_at);
         }
         found.stale |= !is_trusted;
         found
@@ -549,16 +553,15 @@ impl Backplane for Cluster {
         let (member, look_ups) = (self.member.clone(), self.look_ups.clone());
         Box::pin(async move {
             let asked = (tenant.as_deref(), &*users);
-            let (found, _) = Cluster::find(&member, &look_ups, asked, false).await;
-            found
+            Cluster::find(&member, &look_ups, asked, false).await
         })
     }
 
-    fn presence_as_of(
+    fn presence_known(
         &self,
         tenant: Option<Arc<str>>,
         users: Vec<String>,
-    ) -> BoxFuture<(Vec<UserPresence>, Option<u64>)> {
+    ) -> BoxFuture<Vec<UserPresence>> {
         let (member, look_ups) = (self.member.clone(), self.look_ups.clone());
         Box::pin(async move {
             let asked = (tenant.as_deref(), &*users);
@@ -701,7 +704,9 @@ impl Backplane for Cluster {
         let (unsigned, forged) = self.fanout.not_believed();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClusterStatus {
-            degraded: !self.member.is_trusted() || !self.fanout.is_connected(),
+            degraded: !self.member.is_trusted()
+                || !self.fanout.is_connected()
+                || self.member.is_deaf(),
             lease_age: self.member.lease_age(),
             errors: read(&member.errors) + read(&fanout.errors),
             incarnations: read(&member.joins),

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hashbrown::HashSet;
 use redis::{Cmd, RedisError, Value};
 
-use crate::redis::{ANSWER_TIMEOUT, Calls, Condition, Connection, RedisRegistry, Server, examine};
+use crate::redis::{
+    ANSWER_TIMEOUT, Calls, Condition, Connection, RedisRegistry, Server, examine, forbidden,
+};
 use crate::registry::{Doubts, NodeInfo, Registry};
 use crate::watch::{different, try_all};
 
@@ -22,9 +24,9 @@ pub struct Diagnosis {
     pub round_trip: Duration,
     /// How far the server's clock is ahead of this machine's, milliseconds.
     pub ahead: i64,
-    /// Commands that the user of the URL may not do, or not with the keys and channels of this
+    /// Commands that a node needs and the user of the URL may not give, or not with the keys and channels of this
     /// prefix.
-    pub forbidden: Vec<&'static str>,
+    pub forbidden: Vec<String>,
     /// Names of the nodes that live.
     pub nodes: Vec<String>,
     /// What of their settings is not as it is here, a sentence for each key.
@@ -44,30 +46,6 @@ fn words(error: &RedisError) -> String {
 fn unix_millis() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as i64)
-}
-
-/// One of each kind of what nodes do there; nothing is changed by it.
-fn deeds(prefix: &str) -> [(&'static str, Cmd); 6] {
-    let key = format!("{prefix}:doctor");
-    let command = |name: &str, arguments: &[&str]| {
-        let mut command = redis::cmd(name);
-        arguments.iter().for_each(|one| {
-            command.arg(*one);
-        });
-        command
-    };
-    let script = "return redis.call('DEL', KEYS[1])";
-    [
-        (
-            "EVAL (and EVALSHA, SCRIPT LOAD)",
-            command("EVAL", &[script, "1", &key]),
-        ),
-        ("DEL, as an example of writing", command("DEL", &[&key])),
-        ("HGET", command("HGET", &[&key, "p"])),
-        ("PUBLISH", command("PUBLISH", &[&key, ""])),
-        ("INFO", command("INFO", &["server"])),
-        ("TIME", command("TIME", &[])),
-    ]
 }
 
 async fn ask(connection: &mut Connection, command: &Cmd) -> Result<Value, RedisError> {
@@ -94,18 +72,6 @@ impl Diagnosis {
             self.ahead = seconds * 1000 + micros / 1000 - here;
         }
         Ok(())
-    }
-
-    async fn try_deeds(&mut self, connection: &mut Connection, prefix: &str) {
-        for (name, command) in deeds(prefix) {
-            let answer = ask(connection, &command).await;
-            let code = answer.as_ref().err().and_then(RedisError::code);
-            // A script says it in its own words.
-            let is_no = |error: &RedisError| error.to_string().contains("ACL failure");
-            if code == Some("NOPERM") || answer.as_ref().is_err_and(is_no) {
-                self.forbidden.push(name);
-            }
-        }
     }
 
     async fn look_at_nodes(&mut self, registry: &RedisRegistry, own: &NodeInfo) {
@@ -155,7 +121,7 @@ pub async fn diagnose(
         // Who may not ask is told of that below.
         found.condition = examine(&server).await.unwrap_or_default();
         let calls = Calls::new(prefix);
-        found.try_deeds(&mut connection, calls.prefix()).await;
+        found.forbidden = forbidden(&mut connection, calls.prefix()).await;
         let is_usable = found
             .condition
             .findings

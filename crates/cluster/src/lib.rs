@@ -13,6 +13,7 @@ mod cluster;
 mod diagnosis;
 pub mod envelope;
 pub mod kept;
+mod last;
 mod local;
 mod locked;
 mod lookups;

@@ -179,7 +179,7 @@ impl Local for Table {
     fn note_devices(&self, changes: &[DevicesChange], missed: bool) {
         let mut replica = self.replica();
         if missed {
-            replica.forget();
+            replica.forget_devices();
         }
         replica.note_devices(changes);
     }

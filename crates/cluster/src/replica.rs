@@ -20,6 +20,7 @@ use hashbrown::HashMap;
 use heartline_core::bounded::Bounded;
 use heartline_core::entries::UserPresence;
 
+use crate::last::Last;
 use crate::member::Standing;
 use crate::names;
 use crate::registry::{DEVICES_ARE_TOLD, DevicesChange, Edge, Millis, UserName};
@@ -77,6 +78,8 @@ pub(crate) struct Asked {
 /// The answers that are kept.
 pub(crate) struct Replica {
     kept: Bounded<UserName, Kept>,
+    /// What is said of users while nothing can be asked.
+    last: Last,
     /// Users who are being asked about, and by which question: the answer is kept, unless
     /// something happens to them in between.
     asked: HashMap<UserName, u64>,
@@ -94,6 +97,7 @@ impl Replica {
     pub(crate) fn new() -> Replica {
         Replica {
             kept: Bounded::new(MAX_KEPT, MAX_BYTES),
+            last: Last::new(),
             asked: HashMap::new(),
             questions: 0,
             standing: None,
@@ -103,13 +107,13 @@ impl Replica {
         }
     }
 
-    /// What is known of a user without asking, and until when it is known to be so.
+    /// What is known of a user without asking.
     pub(crate) fn read(
         &mut self,
         standing: Standing,
         user: &UserName,
         now: Millis,
-    ) -> Option<(UserPresence, Millis)> {
+    ) -> Option<UserPresence> {
         self.stand(standing);
         self.last_asked = self.last_asked.max(now);
         let kept = self.kept.get_mut(user)?;
@@ -122,7 +126,7 @@ impl Replica {
         if found.online {
             found.last_seen_at = Some(as_of);
         }
-        Some((found, as_of))
+        Some(found)
     }
 
     /// The registry is about to be asked.
@@ -164,11 +168,14 @@ impl Replica {
         let mut found = found.into_iter();
         for user in asked.users {
             let found = found.next();
+            let holds = standing.is_some() && standing == asked.standing;
+            if let Some((found, ..)) = found.as_ref().filter(|_| holds) {
+                self.last.learn(&user, found);
+            }
             if self.asked.get(&user) != Some(&asked.number) {
                 continue;
             }
             self.asked.remove(&user);
-            let holds = standing.is_some() && standing == asked.standing;
             let Some((found, true, devices_from)) = found.filter(|_| holds) else {
                 continue;
             };
@@ -186,6 +193,16 @@ impl Replica {
             };
             self.kept.put(user, kept, bytes);
         }
+    }
+
+    /// What is to be said of a user of whom the store has said nothing that could be believed, but
+    /// perhaps what was `found`: what was known last. `None`: nothing is known.
+    pub(crate) fn recall(
+        &mut self,
+        (name, user): (&UserName, &str),
+        found: Option<UserPresence>,
+    ) -> Option<UserPresence> {
+        self.last.recall((name, user), found, self.read_until)
     }
 
     /// What would be answered of users: of those who are to be looked at `again`, and
@@ -220,6 +237,7 @@ impl Replica {
         for (_, edge) in edges {
             let user = &edge.who.user;
             self.asked.remove(user);
+            self.last.hear(edge);
             let is_known = self.kept.peek(user).is_some_and(|kept| {
                 let kind = names::kind(&edge.who.kind);
                 let mut types = kept.found.types.iter();
@@ -245,6 +263,7 @@ impl Replica {
             kept.devices_from = change.devices.map(|_| change.number);
             if let Some(devices) = change.devices {
                 kept.found.devices = devices as usize;
+                self.last.note_devices(&change.user, devices as usize);
             }
         }
     }
@@ -275,10 +294,16 @@ impl Replica {
         self.kept.take(user);
     }
 
-    /// Changes may have been missed.
-    pub(crate) fn forget(&mut self) {
+    /// Changes of devices may have been missed.
+    pub(crate) fn forget_devices(&mut self) {
         self.asked.clear();
         self.kept.clear();
+    }
+
+    /// Changes may have been missed.
+    pub(crate) fn forget(&mut self) {
+        self.forget_devices();
+        self.last.forget();
     }
 
     fn stand(&mut self, standing: Standing) {
@@ -366,24 +391,20 @@ mod tests {
         }]
     }
 
-    fn read(replica: &mut Replica, now: Millis) -> Option<Millis> {
+    fn read(replica: &mut Replica, now: Millis) -> Option<bool> {
         let read = replica.read(HERE, &user(), now);
-        read.map(|(_, as_of)| as_of)
+        read.map(|found| found.online)
     }
 
     #[test]
     fn who_is_away_is_not_asked_about_again_and_the_answer_is_as_new_as_the_changes() {
         let mut replica = told(away(7));
-        assert_eq!(read(&mut replica, 1_500), Some(1_000));
+        assert_eq!(read(&mut replica, 1_500), Some(false));
         replica.read_up_to(60_000, 60_040);
-        assert_eq!(read(&mut replica, 61_000), Some(60_000));
+        assert_eq!(read(&mut replica, 61_000), Some(false));
         assert_eq!(read(&mut replica, 60_000 + MAX_BEHIND + 1), None);
         replica.read_up_to(64_000, 64_040);
-        assert_eq!(
-            read(&mut replica, 64_100),
-            Some(64_000),
-            "it is known again"
-        );
+        assert_eq!(read(&mut replica, 64_100), Some(false), "it is known again");
         replica.hear(&[(0, edge(7))]);
         assert!(read(&mut replica, 64_100).is_some(), "that was known");
         replica.hear(&[(0, edge(8))]);
@@ -396,8 +417,8 @@ mod tests {
         replica.read_up_to(60_000, 60_040);
         let mut devices = |change: &[DevicesChange]| {
             replica.note_devices(change);
-            let (found, as_of) = replica.read(HERE, &user(), 61_000)?;
-            assert_eq!((found.last_seen_at, as_of), (Some(60_000), 60_000));
+            let found = replica.read(HERE, &user(), 61_000)?;
+            assert_eq!(found.last_seen_at, Some(60_000));
             Some(found.devices)
         };
         assert_eq!(devices(&[]), Some(2));
@@ -467,8 +488,8 @@ mod tests {
     fn who_is_there_is_asked_about_once_in_a_moment_where_devices_are_not_told() {
         let mut replica = told(there(7));
         replica.read_up_to(2_900, 2_940);
-        let (found, as_of) = replica.read(HERE, &user(), 3_000).unwrap();
-        assert_eq!((found.last_seen_at, as_of), (Some(1_000), 1_000));
+        let found = replica.read(HERE, &user(), 3_000).unwrap();
+        assert_eq!(found.last_seen_at, Some(1_000));
         assert_eq!(read(&mut replica, 1_000 + DEVICES_FOR + 1), None);
     }
 
@@ -487,7 +508,7 @@ mod tests {
             replica.learn(asked, Some(HERE), [(away(7), true, None)]);
             assert_eq!(read(&mut replica, 1_100), None);
             replica.learn(again, Some(HERE), [(away(7), true, None)]);
-            assert_eq!(read(&mut replica, 1_100), Some(1_001));
+            assert_eq!(read(&mut replica, 1_100), Some(false));
             act(&mut replica);
             assert_eq!(read(&mut replica, 1_100), None);
         }
@@ -553,7 +574,7 @@ mod tests {
         while now < ASKED_AGAIN_AFTER {
             now += 1_000;
             replica.read_up_to(now, now);
-            assert_eq!(read(&mut replica, now), Some(now));
+            assert_eq!(read(&mut replica, now), Some(false));
         }
         replica.read_up_to(now + 1_001, now + 1_001);
         assert_eq!(read(&mut replica, now + 1_001), None);

@@ -54,6 +54,8 @@ pub(crate) struct Watches {
     is_idle: AtomicBool,
     /// When what is known could last be believed, Unix milliseconds.
     trusted_at: AtomicU64,
+    /// Until when nothing is missing, as was said once, Unix milliseconds.
+    reached_at: AtomicU64,
     /// Until when nobody is asked again for what could not be read, by the node's clock.
     unread_until: AtomicU64,
     auditor: Mutex<Auditor>,
@@ -90,6 +92,7 @@ impl Watches {
             has_readers: AtomicBool::new(false),
             is_idle: AtomicBool::new(true),
             trusted_at: AtomicU64::new(0),
+            reached_at: AtomicU64::new(0),
             unread_until: AtomicU64::new(0),
             auditor: Mutex::default(),
             kept: Mutex::default(),
@@ -116,27 +119,36 @@ impl Watches {
         self.clock.unix_millis(self.clock.now())
     }
 
-    /// Until when nothing is missing in what this node knows of users elsewhere, Unix
-    /// milliseconds: now, or when it was last in order.
-    pub(crate) fn as_of(&self) -> u64 {
-        let now = self.unix_millis();
-        if self.fanout.backplane.is_trusted() {
-            self.trusted_at.store(now, Ordering::Relaxed);
-            return now;
+    /// When what is known of users elsewhere could last be believed, as far as this node noticed,
+    /// Unix milliseconds: mostly now.
+    fn note_trust(&self) -> u64 {
+        if !self.fanout.backplane.is_trusted() {
+            return self.trusted_at.load(Ordering::Relaxed);
         }
-        // The lease may have been renewed for the last time before that was known.
-        let status = self.fanout.backplane.status();
-        let age = status.and_then(|status| status.lease_age);
-        let renewed = now.saturating_sub(age.unwrap_or_default().as_millis() as u64);
-        renewed.min(self.trusted_at.load(Ordering::Relaxed))
+        let now = self.unix_millis();
+        self.trusted_at.store(now, Ordering::Relaxed);
+        now
     }
 
-    /// Until when nothing is missing in what the board knows, Unix milliseconds: changes may be on
-    /// their way here.
+    /// Until when nothing is missing in what this node knows of users, Unix milliseconds: changes
+    /// may be on their way here. All that was ever heard up to some time stays heard, so it does
+    /// not go back.
     fn reached(&self) -> u64 {
-        let now = self.as_of();
-        let heard = self.fanout.backplane.heard_until();
-        heard.map_or(now, |heard| heard.min(now))
+        let trusted_at = self.note_trust();
+        let Some(heard) = self.fanout.backplane.heard_until() else {
+            return trusted_at;
+        };
+        let reached = heard.min(trusted_at);
+        let before = self.reached_at.fetch_max(reached, Ordering::Relaxed);
+        before.max(reached)
+    }
+
+    /// Until when nothing is missing in what is said of users, Unix milliseconds: a question and a
+    /// picture say the same.
+    pub(crate) fn as_of(&self) -> u64 {
+        let reached = self.reached();
+        let doubted = self.locked(|board| board.distrusted());
+        doubted.map_or(reached, |since| since.min(reached))
     }
 
     /// Whether nothing is watched or told to other nodes, how many rooms are followed, and whether
@@ -334,15 +346,10 @@ impl Watches {
                 return;
             }
         }
-        let now = self.unix_millis();
         let unknown = self.locked(|board| board.unknown(scope));
-        let is_whole = self.locked(|board| board.is_unknown(scope));
         for users in unknown.chunks(ASKED) {
             let question = self.locked(|board| board.ask(scope.tenant.clone(), users.to_vec()));
             self.ask(&question).await;
-        }
-        if is_whole {
-            self.locked(|board| board.all_asked(scope, now));
         }
     }
 
@@ -607,7 +614,7 @@ pub(crate) async fn run(watches: Arc<Watches>) {
         };
         let _ = tokio::time::timeout(pause, watches.work.notified()).await;
         // Notes when that is so.
-        watches.as_of();
+        watches.note_trust();
         if !has_begun && watches.fanout.backplane.is_trusted() {
             has_begun = true;
             watches.tell(&Note::Begun);

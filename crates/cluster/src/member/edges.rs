@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::told::Told;
 use super::unread::READ_WITHIN;
-use super::{Local, Member, pause_after};
+use super::{DEAF_AFTER, Local, Member, pause_after};
 use crate::registry::{
     DevicesChange, Edge, EdgeId, Edges, Registry, Stream, TypedUser, Unavailable,
 };
@@ -158,10 +158,15 @@ impl<R: Registry, L: Local> Member<R, L> {
             looked: None,
             has_hole: false,
         };
-        let mut failures = 0u32;
+        let (mut failures, mut is_told_deaf) = (0u32, false);
         self.joined.notified().await;
         loop {
-            if let Some(reached) = self.state().read_from.take() {
+            let reached = self.state().read_from.take();
+            if let Some(reached) = reached {
+                if !reached.is_new_life {
+                    // Whoever asks from now on is told what was there then, or later.
+                    self.local.heard_until(reached.at.elapsed());
+                }
                 reader.place = match reached.is_new_life {
                     true => reader.place.in_new_life(&reached),
                     false => reached,
@@ -175,7 +180,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             };
             let pause = match read {
                 Ok(is_all) => {
-                    failures = 0;
+                    (failures, is_told_deaf) = (0, false);
+                    self.state().deaf_since = None;
                     if is_all {
                         self.local.heard_until(asked.elapsed());
                         // What came while nothing could be read is announced by now.
@@ -183,7 +189,8 @@ impl<R: Registry, L: Local> Member<R, L> {
                     }
                     BETWEEN_READS
                 }
-                Err(_) => {
+                Err(error) => {
+                    self.note_deaf(&error, &mut is_told_deaf);
                     reader.looked = None;
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     failures += 1;
@@ -192,6 +199,27 @@ impl<R: Registry, L: Local> Member<R, L> {
                 }
             };
             tokio::time::sleep(self.about(pause)).await;
+        }
+    }
+
+    /// Changes could not be read. If that goes on while the store answers otherwise, it is said
+    /// once: what keeps them away is nothing that passes.
+    fn note_deaf(&self, error: &Unavailable, is_told: &mut bool) {
+        let is_away = !self.is_trusted();
+        let mut state = self.state();
+        if is_away {
+            state.deaf_since = None;
+            return;
+        }
+        let since = *state.deaf_since.get_or_insert_with(Instant::now);
+        drop(state);
+        if !*is_told && since.elapsed() >= DEAF_AFTER {
+            *is_told = true;
+            tracing::warn!(
+                %error,
+                "changes of presence cannot be read, so nobody here hears who comes and who goes: \
+                 heartline doctor says what the user of cluster.url may not do"
+            );
         }
     }
 

@@ -52,6 +52,9 @@ use crate::registry::{
     Newcomer, NodeInfo, NodeState, Registry, TypedUser, Unavailable, UserName,
 };
 
+/// For how long changes cannot be read before the node says so.
+const DEAF_AFTER: Duration = Duration::from_secs(5);
+
 /// The longest pause between attempts to reach the store.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
@@ -166,6 +169,8 @@ type Outcome = Result<(Admission, u64), bool>;
 
 #[derive(Default)]
 struct State {
+    /// Since when changes cannot be read though the store answers.
+    deaf_since: Option<Instant>,
     departures: Departures,
     /// Users with sockets that may be unregistered; whether they were announced all
     /// the same, for another socket.
@@ -351,6 +356,12 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// again, as far as this node knows, and changes arrive.
     pub fn is_complete(&self) -> bool {
         self.is_settled() && self.hears.load(Ordering::Relaxed) && self.is_trusted()
+    }
+
+    /// Whether changes could not be read for a while, though the store answers.
+    pub fn is_deaf(&self) -> bool {
+        let since = self.state().deaf_since;
+        since.is_some_and(|since| since.elapsed() >= DEAF_AFTER)
     }
 
     /// Whether this node has joined and said everything, and nobody is waited for who may have been

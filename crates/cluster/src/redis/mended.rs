@@ -184,6 +184,17 @@ async fn changes_that_cannot_be_read_or_are_gone_are_counted_and_those_after_the
 }
 
 #[tokio::test]
+async fn who_may_not_read_changes_says_so_and_hears_them_when_it_may() {
+    let place = Place::with(2).await;
+    let _: String = place.run(&["ACL", "SETUSER", "default", "-xread"]).await;
+    place.until(async |place| place.member.is_deaf()).await;
+    assert!(place.member.is_trusted() && !place.member.is_complete());
+    let _: String = place.run(&["ACL", "SETUSER", "default", "+xread"]).await;
+    place.until(async |place| place.member.is_complete()).await;
+    assert!(!place.member.is_deaf());
+}
+
+#[tokio::test]
 async fn it_is_not_said_that_all_is_heard_before_what_waits_is_read_to_its_end() {
     let place = Place::with(3).await;
     let many = ["EVAL", MANY, "2", "{hand}:edges", "{hand}:edge", "9000"];

@@ -12,6 +12,7 @@ mod condition;
 mod fanout;
 #[cfg(test)]
 mod mended;
+mod needs;
 mod once;
 mod registry;
 mod sentinels;
@@ -31,6 +32,7 @@ pub use fanout::{
     Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,
     Listener, Outgoing, Queue, Recipients, RedisDriver,
 };
+pub(crate) use needs::forbidden;
 pub use once::{OnceBounds, OnceKnown, RedisOnce};
 pub use registry::RedisRegistry;
 pub use server::{BadUrl, Commands, Connection, Pushed, Server};

@@ -224,18 +224,17 @@ pub trait Backplane: Send + Sync + 'static {
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>>;
 
-    /// The same, of what this node knows already where it does; and of which moment the oldest of
-    /// that is, Unix milliseconds. `None`: nothing is older than the question.
-    fn presence_as_of(
+    /// The same, of what this node knows already where it does: as of
+    /// [`heard_until`](Self::heard_until), but for devices, which may be some seconds older.
+    fn presence_known(
         &self,
         tenant: Option<Arc<str>>,
         users: Vec<String>,
-    ) -> BoxFuture<(Vec<UserPresence>, Option<u64>)> {
-        let found = self.presence(tenant, users);
-        Box::pin(async move { (found.await, None) })
+    ) -> BoxFuture<Vec<UserPresence>> {
+        self.presence(tenant, users)
     }
 
-    /// What [`presence_as_of`](Self::presence_as_of) would say of users without asking: of those who are to be looked at `again`, and of `some` others, each time of others; and
+    /// What [`presence_known`](Self::presence_known) would say of users without asking: of those who are to be looked at `again`, and of `some` others, each time of others; and
     /// beside it what there is. It goes on to say the former.
     fn kept(&self, _again: Vec<Who>, _some: usize) -> BoxFuture<Vec<(Believed, UserPresence)>> {
         Box::pin(std::future::ready(Vec::new()))

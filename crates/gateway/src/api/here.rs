@@ -644,18 +644,17 @@ impl Gateway {
     }
 
     /// The same, of what this node knows already where it does, which costs the cluster's store
-    /// nothing; and until when nothing is missing in it, Unix milliseconds: now, some seconds ago
-    /// at most, or when this node was cut off.
+    /// nothing; and [until when](Self::as_of) nothing is missing in it, Unix milliseconds.
     pub async fn presence_as_of(
         &self,
         tenant: Option<&str>,
         users: &[String],
     ) -> (Vec<UserPresence>, u64) {
-        let now = self.as_of();
+        // What is answered later is newer.
+        let as_of = self.as_of();
         let backplane = &self.shared.fanout.backplane;
-        let asked = backplane.presence_as_of(tenant.map(Into::into), once_each(users));
-        let (found, as_of) = asked.await;
-        (found, as_of.unwrap_or(now).min(now))
+        let asked = backplane.presence_known(tenant.map(Into::into), once_each(users));
+        (asked.await, as_of)
     }
 
     /// Up to `limit` of the users that are online on this node.

@@ -101,8 +101,9 @@ impl Gateway {
         watches.unwatch_some(socket.address(), epoch)
     }
 
-    /// Until when nothing is missing in what this node says of users, Unix milliseconds: now, or
-    /// when it was cut off.
+    /// Until when nothing is missing in what this node says of users, Unix milliseconds: now; in a
+    /// cluster, the time up to which it has heard of all changes, some seconds ago at most, or
+    /// before it was cut off. It does not go back.
     pub fn as_of(&self) -> u64 {
         self.shared.watches.as_of()
     }

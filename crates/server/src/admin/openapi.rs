@@ -137,7 +137,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         method: "get",
         path: "/v1/users/{userId}",
-        does: "A user's presence and sockets",
+        does: "A user's presence, as it was at asOf, and sockets",
         query: WHICH,
         body: &[],
         answer: "User",
@@ -145,10 +145,10 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         method: "get",
         path: "/v1/users/{userId}/presence",
-        does: "A user's presence",
+        does: "A user's presence, as it was at asOf",
         query: WHICH,
         body: &[],
-        answer: "Presence",
+        answer: "PresenceAsOf",
     },
     Route {
         method: "get",

@@ -311,6 +311,8 @@ pub(super) fn all() -> Map<String, Value> {
         .map(|(name, members)| ((*name).to_owned(), object(members)));
     let mut all: Map<String, Value> = shapes.collect();
     let mut user = PRESENCE.to_vec();
+    user.push(("asOf", "integer"));
+    all.insert("PresenceAsOf".into(), object(&user));
     user.push(("connections", "Connection[]"));
     user.extend(MISSING);
     all.insert("User".into(), object(&user));

@@ -6,7 +6,7 @@ use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::auth::UserKey;
 use heartline::entries::{Missing, SocketEntry, UserPresence};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -26,16 +26,29 @@ pub(super) struct Which {
     user_type: Option<String>,
 }
 
-async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<UserPresence, Problem> {
+/// A user's presence, and until when nothing is missing in it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AsOf {
+    #[serde(flatten)]
+    presence: UserPresence,
+    /// Unix milliseconds.
+    as_of: u64,
+}
+
+async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<AsOf, Problem> {
     let users = [user_id.to_owned()];
+    // What is answered later is newer.
+    let as_of = state.gateway.as_of();
     let tenant = which.tenant_id.as_deref();
     let found = state.gateway.presence(tenant, &users).await.pop();
     let found = found
         .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Presence had no answer"))?;
-    Ok(match &which.user_type {
+    let presence = match &which.user_type {
         Some(user_type) => found.of_type(user_type),
         None => found,
-    })
+    };
+    Ok(AsOf { presence, as_of })
 }
 
 /// The sockets of the users that are meant: of one type, or of any.
@@ -66,7 +79,7 @@ pub(super) async fn presence(
     With(state): With<State>,
     Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
-) -> Result<Json<UserPresence>, Problem> {
+) -> Result<Json<AsOf>, Problem> {
     presence_of(&state, &user_id, &which?.0).await.map(Json)
 }
 

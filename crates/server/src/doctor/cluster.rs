@@ -77,7 +77,7 @@ fn judge(at: &str, prefix: &str, found: &Diagnosis) -> Vec<Check> {
     }
     if !found.forbidden.is_empty() {
         let told = format!(
-            "the user of cluster.url may not do {}",
+            "the user of cluster.url may not do {}, which a node needs",
             found.forbidden.join(", ")
         );
         let todo = format!(
@@ -165,7 +165,7 @@ mod tests {
                 what: Some("Redis 7.2".into()),
                 findings: vec![finding(true), finding(false)],
             },
-            forbidden: vec!["PUBLISH"],
+            forbidden: vec!["PUBLISH".into()],
             nodes: vec!["n1".into(), "n2".into()],
             different: vec!["auth.mode is …".into()],
             unreached: vec![("n2".into(), "10.0.0.2:7000".into(), "refused".into())],

@@ -380,25 +380,6 @@ impl Board {
         unknown.into_iter().cloned().collect()
     }
 
-    /// Whether nobody has asked about any of a scope.
-    pub fn is_unknown(&self, scope: &Arc<Scope>) -> bool {
-        self.logs.get(scope).is_some_and(|log| {
-            let mut all = log.users.keys().chain(&log.changed);
-            all.all(|user| {
-                let register = self.users.get(&name(scope, user));
-                register.is_none_or(|register| !register.is_asked)
-            })
-        })
-    }
-
-    /// A picture that nobody has had yet, all of whose users were asked about at this time or
-    /// later: nothing before it is missing, Unix milliseconds.
-    pub fn all_asked(&mut self, scope: &Arc<Scope>, at: u64) {
-        if let Some(log) = self.logs.get_mut(scope) {
-            log.as_of = log.as_of.max(at);
-        }
-    }
-
     /// What a reader who watches this is told first: the picture, or, if what came `after` a
     /// place is still there, where it goes on. What follows comes when the reader is
     /// [ready](Self::begin). `as_of`: until then nothing is missing in what is known, Unix

@@ -676,15 +676,11 @@ fn a_picture_says_until_when_changes_have_come() {
     };
     let mut ann = Watcher::new(&mut world, "user=ann", true);
     let mut eve = Watcher::new(&mut world, "user=eve", true);
-    let begun = world.unix_millis();
-    heard(&world, 900);
+    let until = heard(&world, 900);
     let watch = json!({ "users": ["bob"] });
     let as_of = |picture: &Value| picture["asOf"].as_u64().unwrap();
     let first = ann.ask(&mut world, "presence:watch", watch.clone());
-    assert!(
-        as_of(&first) >= begun,
-        "everybody in it was just asked about"
-    );
+    assert_eq!(as_of(&first), until);
     world.run(seconds(10));
     let until = heard(&world, 700);
     let picture = eve.ask(&mut world, "presence:watch", watch);
@@ -706,6 +702,45 @@ fn a_picture_says_until_when_changes_have_come() {
     world.gateway.shared.watches.heard(&[edge]);
     let changes = ann.changes(&mut world);
     assert_eq!(as_of(&changes[0]), until);
+}
+
+#[test]
+fn questions_and_pictures_say_the_same_time_and_it_does_not_go_back() {
+    let begun = 1_700_000_000_000;
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        is_trusted: true,
+        heard_until: Some(begun),
+        ..Elsewhere::default()
+    });
+    let mut ann = Watcher::new(&mut world, "user=ann", true);
+    let ask = |ann: &mut Watcher, world: &mut World, event: &str, user: &str| {
+        let answer = ann.ask(world, event, json!({ "users": [user] }));
+        answer["asOf"].as_u64().unwrap()
+    };
+    let get = |ann: &mut Watcher, world: &mut World| ask(ann, world, "presence:get", "bob");
+    world.run(seconds(2));
+    let heard = world.unix_millis() - 300;
+    elsewhere.lock().unwrap().heard_until = Some(heard);
+    assert_eq!(get(&mut ann, &mut world), heard);
+    assert_eq!(ask(&mut ann, &mut world, "presence:watch", "bob"), heard);
+    // The store is away, which is noticed after a while: nothing more is heard.
+    world.run(seconds(1));
+    elsewhere.lock().unwrap().is_trusted = false;
+    world.run(seconds(1));
+    assert_eq!(get(&mut ann, &mut world), heard);
+    for user in ["bob", "cid"] {
+        let watched = ask(&mut ann, &mut world, "presence:watch", user);
+        assert_eq!(watched, heard, "{user}");
+    }
+    world.run(seconds(1));
+    elsewhere.lock().unwrap().heard_until = Some(heard - 100);
+    assert_eq!(get(&mut ann, &mut world), heard);
+    let until = world.unix_millis() - 100;
+    let mut knows = elsewhere.lock().unwrap();
+    (knows.is_trusted, knows.heard_until) = (true, Some(until));
+    drop(knows);
+    world.run(seconds(1));
+    assert_eq!(get(&mut ann, &mut world), until);
 }
 
 #[test]
