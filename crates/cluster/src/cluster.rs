@@ -83,7 +83,7 @@ impl AdmissionGuard<'_> {
 impl Drop for AdmissionGuard<'_> {
     fn drop(&mut self) {
         if let Some((who, socket)) = self.socket.take() {
-            self.member.disconnect(who, socket, Duration::ZERO);
+            self.member.forget(who, socket);
         }
     }
 }

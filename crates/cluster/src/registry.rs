@@ -370,6 +370,9 @@ pub struct Joined {
     pub last_edge: EdgeId,
     /// Its number; 0 if there was none.
     pub edge_number: u64,
+    /// The edge after which the registry's life began, and its number: those before are no news,
+    /// and are there where an old memory has come back.
+    pub begun_after: (EdgeId, u64),
     /// What is written: the newest version that all who live can read.
     pub version: u32,
 }
@@ -454,6 +457,10 @@ pub struct Departure {
     /// meanwhile; milliseconds.
     #[serde(rename = "g")]
     pub grace: Millis,
+    /// Whether the user was announced as online, as far as its node knows: a registry that does not
+    /// know it has lost that, and announces that the user has gone all the same.
+    #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
+    pub announced: bool,
 }
 
 /// A newcomer that is there.
@@ -640,7 +647,8 @@ pub trait Registry: Send + Sync + 'static {
     /// Begins an incarnation. `known` is the life of the registry that the process was
     /// in last: another one now means that memory was lost. A process that was in
     /// none is new: other processes with its node id are taken for dead. `living`: how many
-    /// nodes lived as far as it knows; after a loss of memory as many are waited for. Nothing
+    /// nodes lived as far as it knows; after a loss of memory as many are waited for. `rev`: the
+    /// greatest revision that it was told, 0 for none; later ones are greater in each life. Nothing
     /// has happened if a node lives that has no version in common with this one.
     fn join(
         &self,
@@ -648,16 +656,19 @@ pub trait Registry: Send + Sync + 'static {
         ttl: Millis,
         known: Option<&str>,
         living: u32,
+        rev: u64,
     ) -> impl Future<Output = Result<Result<Joined, Stranger>, Unavailable>> + Send;
 
     /// Renews the lease. `done`: displaced sockets that were dealt with. `complete`: the hold
-    /// in which this node has found that what the registry has of it is true.
+    /// in which this node has found that what the registry has of it is true. `rev`: as in
+    /// [`join`](Registry::join).
     fn renew(
         &self,
         incarnation: &str,
         ttl: Millis,
         done: &[Arc<str>],
         complete: Option<Millis>,
+        rev: u64,
     ) -> impl Future<Output = Guarded<Renewed>> + Send;
 
     /// Another node does not answer. It is told at once, and if it is not heard of within the

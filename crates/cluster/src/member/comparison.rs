@@ -203,7 +203,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 };
                 incarnation.restore.push(who, why);
             } else {
-                self.disconnect(who, socket, Duration::ZERO);
+                self.forget(who, socket);
             }
         }
         found

@@ -72,6 +72,14 @@ impl Departures {
         }
     }
 
+    /// Of these users nobody may have been told that they were online: if the registry knows nothing
+    /// of them, there is nothing to announce.
+    pub(super) fn void(&mut self, of: impl Fn(&TypedUser) -> bool) {
+        for pending in self.waiting.iter_mut().chain(&mut self.telling) {
+            pending.departure.announced &= !of(&pending.departure.who);
+        }
+    }
+
     /// Whether some socket of the user's has left and the registry was not told yet.
     pub(super) fn include(&self, who: &TypedUser) -> bool {
         self.of.contains_key(who)

@@ -29,6 +29,9 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// How long a read waits that is to tell soon whether there is anything.
 const WAIT_IN_DOUBT: Duration = Duration::from_millis(1);
+/// For how long it is remembered what was told of whom. A loss is noticed after a renewal, and the
+/// hold that follows lasts a lease at most; but an old memory may come back some time later.
+const TOLD_FOR: Duration = Duration::from_secs(600);
 
 /// A place in the stream of edges.
 #[derive(Clone)]
@@ -41,8 +44,8 @@ pub(super) struct Place {
     pub(super) devices: u64,
     /// What is there was read: the stream has it, if it is still the same.
     pub(super) is_read: bool,
-    /// The stream is another than before.
-    pub(super) is_new_life: bool,
+    /// The stream is another than before, and began after this edge, which has this number.
+    pub(super) begun_after: Option<(EdgeId, u64)>,
     /// When the last edge was read; of a place that a join has told, when that was asked.
     pub(super) at: Instant,
 }
@@ -61,7 +64,7 @@ impl Place {
             number: 0,
             devices: 0,
             is_read: false,
-            is_new_life: false,
+            begun_after: None,
             at,
         }
     }
@@ -74,26 +77,43 @@ impl Place {
         was_never_there || stream.at.is_some_and(is_it)
     }
 
-    /// The reader is here when it learns that the stream has another life, which has come as
-    /// far as `reached`. Ids are times: if its server's clock is behind, that life began
-    /// before the reader's place. What was read since the join was asked is of that life already.
-    fn in_new_life(self, reached: &Place) -> Place {
-        let is_in_it = self.at >= reached.at;
-        match !is_in_it && parts(&self.id) > parts(&reached.id) {
-            true => Place::start(reached.at),
-            false => self,
+    /// The reader is here when it learns that the stream has another life, which has come as far as
+    /// `reached`. Ids are times: if its server's clock is behind, that life began before the reader's
+    /// place; if an old memory has come back, it has edges of long ago. What was read since the join
+    /// was asked is of that life already.
+    fn in_new_life(self, reached: &Place, begun_after: (EdgeId, u64)) -> Place {
+        let (id, number) = begun_after;
+        if self.at >= reached.at {
+            return self;
+        }
+        let is_ahead = parts(&self.id) > parts(&reached.id);
+        match is_ahead || parts(&self.id) < parts(&id) {
+            true => Place {
+                id,
+                number,
+                ..Place::start(reached.at)
+            },
+            // Its number was of another life.
+            false => Place {
+                number: u64::MAX,
+                is_read: false,
+                ..self
+            },
         }
     }
 
-    /// Goes on to an edge: how many were missed before it. 0: it has no number.
-    fn go_on(&mut self, number: u64) -> u64 {
+    /// Goes on to an edge: how many were missed before it, none if it has no number. `None`: nobody
+    /// knows whether any were. Numbers go back on a new master, which lacks the end of what was read
+    /// and has written others since, and in another life, which begins with 1.
+    fn go_on(&mut self, number: u64) -> Option<u64> {
         if number == 0 {
-            return 0;
+            return Some(0);
         }
-        // A smaller one is of another life, which began with 1.
-        let before = if number > self.number { self.number } else { 0 };
-        self.number = number;
-        number.saturating_sub(before + 1)
+        let before = std::mem::replace(&mut self.number, number);
+        match number {
+            1 => Some(0),
+            _ => number.checked_sub(before.saturating_add(1)),
+        }
     }
 
     /// Goes on over changes of devices: whether any is missing before or between them.
@@ -153,8 +173,7 @@ impl<R: Registry, L: Local> Member<R, L> {
     pub(super) async fn follow_edges(&self) {
         let mut reader = Reader {
             place: Place::start(Instant::now()),
-            // A loss is noticed after a renewal, and the hold that follows lasts a lease at most.
-            told: Told::new((self.timing.ttl + READ_WITHIN) * 2),
+            told: Told::new(TOLD_FOR.max((self.timing.ttl + READ_WITHIN) * 2)),
             looked: None,
             has_hole: false,
         };
@@ -163,13 +182,13 @@ impl<R: Registry, L: Local> Member<R, L> {
         loop {
             let reached = self.state().read_from.take();
             if let Some(reached) = reached {
-                if !reached.is_new_life {
-                    // Whoever asks from now on is told what was there then, or later.
-                    self.local.heard_until(reached.at.elapsed());
-                }
-                reader.place = match reached.is_new_life {
-                    true => reader.place.in_new_life(&reached),
-                    false => reached,
+                reader.place = match reached.begun_after.clone() {
+                    Some(begun_after) => reader.place.in_new_life(&reached, begun_after),
+                    None => {
+                        // Whoever asks from now on is told what was there then, or later.
+                        self.local.heard_until(reached.at.elapsed());
+                        reached
+                    }
                 };
             }
             let asked = Instant::now();
@@ -194,6 +213,10 @@ impl<R: Registry, L: Local> Member<R, L> {
                     reader.looked = None;
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     failures += 1;
+                    if failures == 1 {
+                        // It may be another store by now: what it has forgotten is to be known soon.
+                        self.nudge();
+                    }
                     self.hears.store(false, Ordering::Relaxed);
                     pause_after(failures)
                 }
@@ -304,15 +327,16 @@ impl<R: Registry, L: Local> Member<R, L> {
         // Nothing could be read since the last hole was told: it is one with the next.
         let mut is_told = has_hole;
         for (number, edge) in read.edges {
-            let missed = place.go_on(number).max(std::mem::take(&mut lost));
+            let missed = place.go_on(number);
             let edge = edge.filter(|edge| self.local.is_user(&edge.who));
-            if missed > 0 {
-                self.lose(missed);
+            let count = missed.unwrap_or(0).max(std::mem::take(&mut lost));
+            if count > 0 {
+                self.lose(count);
             }
             if edge.is_none() {
                 self.skip();
             }
-            if (missed > 0 || edge.is_none()) && !is_told {
+            if (missed != Some(0) || edge.is_none()) && !is_told {
                 self.announce(&mut edges, told);
                 self.local.missed_edges();
             }
@@ -333,9 +357,13 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     fn announce(&self, edges: &mut Vec<(u64, Edge)>, told: &mut Told) {
+        edges.retain(|(_, edge)| told.is_news(edge));
         if edges.is_empty() {
             return;
         }
+        let revs = edges.iter().map(|(_, edge)| edge.rev);
+        self.rev
+            .fetch_max(revs.max().unwrap_or(0), Ordering::Relaxed);
         self.note_edges(edges);
         let now = Instant::now();
         for (_, edge) in edges.iter_mut() {
@@ -359,7 +387,7 @@ mod tests {
             number,
             devices: 0,
             is_read: true,
-            is_new_life: false,
+            begun_after: None,
             at: Instant::now(),
         }
     }
@@ -392,40 +420,58 @@ mod tests {
     #[test]
     fn a_jump_of_the_numbers_is_a_hole() {
         let mut at = place("7-0", 7);
-        assert_eq!(at.go_on(8), 0);
-        assert_eq!(at.go_on(12), 3);
-        assert_eq!(at.go_on(1), 0, "another life");
-        assert_eq!(at.go_on(2), 0);
-        assert_eq!(at.go_on(1), 0);
-        assert_eq!(
-            place("9-0", 9).go_on(3),
-            2,
-            "another life, whose first are gone"
-        );
+        assert_eq!(at.go_on(8), Some(0));
+        assert_eq!(at.go_on(12), Some(3));
+        assert_eq!(at.go_on(1), Some(0), "another life");
+        assert_eq!(at.go_on(2), Some(0));
+        assert_eq!(at.go_on(1), Some(0));
+        let mut at = place("9-0", 9);
+        assert_eq!(at.go_on(8), None, "a master that lacked two");
+        assert_eq!(at.go_on(9), Some(0));
+        assert_eq!(at.go_on(9), None);
     }
 
     #[test]
     fn a_stream_whose_clock_is_behind_is_read_from_its_beginning() {
         let reached = reached("1000-3", 4);
-        assert_eq!(&*place("2000-0", 90).in_new_life(&reached).id, "0");
-        assert_eq!(&*place("1000-2", 3).in_new_life(&reached).id, "1000-2");
-        assert_eq!(&*place("1000-12", 90).in_new_life(&reached).id, "0");
+        let read_from = |place: Place| place.in_new_life(&reached, ("0-0".into(), 0)).id;
+        assert_eq!(&*read_from(place("2000-0", 90)), "0-0");
+        assert_eq!(&*read_from(place("1000-2", 3)), "1000-2");
+        assert_eq!(&*read_from(place("1000-12", 90)), "0-0");
+    }
+
+    #[test]
+    fn an_old_memory_that_has_come_back_is_read_from_then_on() {
+        let reached = reached("1000-3", 4);
+        for place in [place("2000-0", 90), place("900-0", 2)] {
+            let mut at = place.in_new_life(&reached, ("1000-1".into(), 2));
+            assert_eq!(&*at.id, "1000-1");
+            assert_eq!(at.go_on(3), Some(0));
+        }
+        let mut at = place("1000-2", 1).in_new_life(&reached, ("1000-1".into(), 2));
+        assert_eq!(&*at.id, "1000-2");
+        assert_eq!(
+            at.go_on(4),
+            None,
+            "nobody knows which number that place has"
+        );
+        assert_eq!(at.go_on(5), Some(0));
     }
 
     #[test]
     fn what_was_read_of_a_new_life_before_the_reader_knew_of_it_is_not_read_again() {
         let asked = reached("1000-0", 0);
         let mut at = place("900-0", 90);
-        assert_eq!((at.go_on(1), at.go_on(2)), (0, 0));
+        assert_eq!((at.go_on(1), at.go_on(2)), (Some(0), Some(0)));
         (at.id, at.at) = ("1001-0".into(), asked.at);
-        let mut at = at.in_new_life(&asked);
+        let mut at = at.in_new_life(&asked, ("0-0".into(), 0));
         assert_eq!(&*at.id, "1001-0");
-        assert_eq!(at.go_on(3), 0);
+        assert_eq!(at.go_on(3), Some(0));
         // The next life after that is another one again, and its server's clock is behind.
         let asked = Place {
             at: asked.at + Duration::from_millis(1),
             ..place("700-0", 0)
         };
-        assert_eq!(&*at.in_new_life(&asked).id, "0");
+        assert_eq!(&*at.in_new_life(&asked, ("0-0".into(), 0)).id, "0-0");
     }
 }

@@ -16,7 +16,7 @@ use super::pace::Pace;
 use super::{Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within};
 use crate::registry::{
     Fenced, Guarded, Joined, Maintained, Millis, NodeState, Registry, Renewed, Stranger, Turn,
-    Unavailable,
+    TypedUser, Unavailable,
 };
 
 /// Entries swept, and verdicts worked off, in one operation.
@@ -132,6 +132,10 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
+    fn rev(&self) -> u64 {
+        self.rev.load(Ordering::Relaxed)
+    }
+
     /// The next operation with a number.
     pub(super) fn next_turn<'a>(&self, incarnation: &'a str) -> Turn<'a> {
         Turn {
@@ -140,19 +144,17 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
-    /// Says the same until it is answered: what was done already is not done again. It is answered
-    /// by a store that knows this incarnation alone.
+    /// Says the same until it is answered: what was done already is not done again.
     pub(super) async fn insist<T, F: Future<Output = Guarded<T>>>(
         &self,
         incarnation: &mut Incarnation<'_>,
         operation: impl Fn() -> F,
     ) -> Result<T, End> {
-        let (answer, asked) = self.repeat(incarnation, operation).await?;
-        self.state().unread.be_sure(asked);
+        let (answer, _) = self.repeat(incarnation, operation).await?;
         Ok(answer)
     }
 
-    /// The same for what any store answers; and when that was asked.
+    /// The same; and when that was asked.
     pub(super) async fn repeat<T, F: Future<Output = Guarded<T>>>(
         &self,
         incarnation: &mut Incarnation<'_>,
@@ -175,6 +177,8 @@ impl<R: Registry, L: Local> Member<R, L> {
                 }
                 Err(error) => {
                     attempts += 1;
+                    // It may be another store by now: that is to be known before it is told anything.
+                    incarnation.renew_at = Instant::now();
                     incarnation.pace.shrink();
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     // An answer that is late is no sign yet that there is nobody.
@@ -262,7 +266,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         let living = self.living.load(Ordering::Relaxed);
         let joining = self
             .registry
-            .join(&self.info, ttl, epoch.as_deref(), living);
+            .join(&self.info, ttl, epoch.as_deref(), living, self.rev());
         let joined = self.admitted(self.patiently(joining).await?)?;
         self.counters.joins.fetch_add(1, Ordering::Relaxed);
         // From here on, what was answered under the last incarnation is in doubt; and
@@ -286,13 +290,12 @@ impl<R: Registry, L: Local> Member<R, L> {
                 number: joined.edge_number,
                 devices: 0,
                 is_read: true,
-                is_new_life: forgot,
+                begun_after: forgot.then_some(joined.begun_after),
                 at: asked,
             });
         }
         let here = self.local.users().into_iter().collect();
         let restore = state.say_again(here, forgot);
-        state.unread.be_sure(asked);
         drop(state);
         self.joined.notify_one();
         Ok(Incarnation {
@@ -426,12 +429,11 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     async fn renew(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
-        let asked = Instant::now();
         let (name, ttl) = (incarnation.name.clone(), millis(self.timing.ttl));
         let (done, complete) = (incarnation.done.clone(), incarnation.complete);
-        let renewed = self
-            .insist(incarnation, || {
-                self.registry.renew(&name, ttl, &done, complete)
+        let (renewed, asked) = self
+            .repeat(incarnation, || {
+                self.registry.renew(&name, ttl, &done, complete, self.rev())
             })
             .await?;
         self.renewed(incarnation, asked, renewed);
@@ -451,11 +453,9 @@ impl<R: Registry, L: Local> Member<R, L> {
             ttl,
             &incarnation.done,
             incarnation.complete,
+            self.rev(),
         );
         let renewed = within(patience, renewing).await?;
-        if renewed.is_ok() {
-            self.state().unread.be_sure(asked);
-        }
         Ok(renewed.map(|renewed| self.renewed(incarnation, asked, renewed)))
     }
 
@@ -473,14 +473,36 @@ impl<R: Registry, L: Local> Member<R, L> {
         incarnation.renew_at = asked + self.about(pause);
         incarnation.rank = renewed.rank;
         incarnation.hold = renewed.hold;
-        if let Some(hold) = renewed.hold {
-            self.hold.store(hold, Ordering::Relaxed);
+        if let Some(hold) = renewed.hold
+            && self.hold.swap(hold, Ordering::Relaxed) != hold
+        {
+            self.doubt_unread(incarnation);
         }
+        // A renewal shows whether the store is the same, with all that it knew.
+        self.state().unread.be_sure(asked);
         self.schedule(incarnation, renewed.next_due);
         incarnation.done.clear();
         for displaced in renewed.displaced {
             self.local.replace(&displaced);
             incarnation.done.push(displaced.socket);
+        }
+    }
+
+    /// There is a hold: the store may have an old memory, without what happened just before. Who came
+    /// then is announced once more if it does not know it; who went, if it knows nothing of the user;
+    /// and all nodes are told again what these users are.
+    fn doubt_unread(&self, incarnation: &mut Incarnation<'_>) {
+        let mut state = self.state();
+        let unread = state.unread.take();
+        let is_new = |who: &TypedUser| unread.get(who) == Some(&false);
+        state.departures.void(is_new);
+        for (who, was_online) in unread {
+            state.retell(&who);
+            let why = Why {
+                mended: was_online,
+                ..Why::default()
+            };
+            incarnation.restore.push(who, why);
         }
     }
 

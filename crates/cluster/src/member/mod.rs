@@ -175,6 +175,8 @@ struct State {
     /// Users with sockets that may be unregistered; whether they were announced all
     /// the same, for another socket.
     unregistered: BTreeMap<TypedUser, bool>,
+    /// Those of them who are being registered, and were not announced.
+    unannounced: BTreeSet<TypedUser>,
     /// Newcomers that are there, and for whom others have to go.
     arrivals: Vec<Arrival>,
     /// Users whose sockets have changed their rooms.
@@ -222,14 +224,26 @@ impl State {
         let mut untold = BTreeSet::new();
         if forgot {
             self.believe_announced(&here, &doubtful);
+            // Who was announced and has gone is told as believed.
+            self.departures.void(|_| true);
             let is_untold = |who: &&TypedUser| !self.believed.contains(*who);
             untold.extend(here.iter().filter(is_untold).cloned());
         }
         here.extend(self.believed.iter().cloned());
-        Line::of(here, |who| {
+        let line = Line::of(here, |who| {
             let doubt = doubtful.get(who).copied();
             doubt.or_else(|| untold.contains(who).then_some(false))
-        })
+        });
+        let unannounced = doubtful.into_iter().filter(|(_, announced)| !announced);
+        self.unannounced = unannounced.map(|(who, _)| who).chain(untold).collect();
+        line
+    }
+
+    /// When the hold is over, all nodes are told again what this user is.
+    fn retell(&mut self, who: &TypedUser) {
+        if self.retold.len() < MAX_RETOLD {
+            self.retold.insert(who.clone());
+        }
     }
 
     /// The store has lost its memory: users of whom it was told are believed to have been
@@ -260,6 +274,10 @@ impl State {
     }
 }
 
+/// Users of whom all nodes are told again what they are, when a hold is over. Of more, who had
+/// heard otherwise hears with their next change.
+const MAX_RETOLD: usize = 65_536;
+
 /// A node's membership of a cluster.
 pub struct Member<R, L> {
     registry: R,
@@ -276,6 +294,8 @@ pub struct Member<R, L> {
     living: AtomicU32,
     /// The version that is written; 0 before the first join.
     version: AtomicU32,
+    /// The greatest revision that was read.
+    rev: AtomicU64,
     /// The number of the members at the last renewal.
     members: AtomicU64,
     /// The last hold that was told of; 0: none was.
@@ -315,6 +335,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             number: AtomicU64::new(0),
             living: AtomicU32::new(0),
             version: AtomicU32::new(0),
+            rev: AtomicU64::new(0),
             members: AtomicU64::new(0),
             hold: AtomicU64::new(0),
             drawn: AtomicU64::new(0),
@@ -476,10 +497,26 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// A socket has left the node's own table. Its user is announced as offline after
     /// `keep` at the earliest.
     pub fn disconnect(&self, who: TypedUser, socket: Arc<str>, keep: Duration) {
+        self.part(who, socket, keep, true);
+    }
+
+    /// A socket that was never entered here, or nobody knows of, is not to be in the registry.
+    pub fn forget(&self, who: TypedUser, socket: Arc<str>) {
+        self.part(who, socket, Duration::ZERO, false);
+    }
+
+    fn part(&self, who: TypedUser, socket: Arc<str>, keep: Duration, was_here: bool) {
         let grace = millis(self.timing.grace.max(keep));
         let mut state = self.state();
-        let announced = state.unregistered.get(&who).copied().unwrap_or(true);
-        let departure = Departure { who, socket, grace };
+        let unannounced = state.unannounced.contains(&who);
+        let announced = state.unregistered.get(&who).copied();
+        let announced = announced.unwrap_or(!unannounced);
+        let departure = Departure {
+            who,
+            socket,
+            grace,
+            announced: announced && was_here,
+        };
         let is_kept = state.departures.push(PendingDeparture {
             announced,
             departure,

@@ -42,13 +42,13 @@ impl<R: Registry, L: Local> Member<R, L> {
         for (request, admission) in incarnation.asking.drain(..).zip(admissions) {
             // Who has others that have to go is announced.
             if admission == Admission::Admitted {
-                self.note_arrival(&request.newcomer.who);
+                self.note_arrival(&request.newcomer.who, incarnation.hold.is_some());
             }
             // Its caller has given up: nobody will ever say that it ended.
             let unheard = request.reply.send(Ok((admission, generation))).is_err();
             if unheard && !matches!(admission, Admission::Refused(_)) {
                 let Newcomer { who, entry, .. } = request.newcomer;
-                self.disconnect(who, entry.socket, Duration::ZERO);
+                self.forget(who, entry.socket);
             }
         }
         Ok(())
@@ -56,9 +56,13 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// The registry has announced a user, unless there are other sockets of it, or it was waited
     /// for. If that was elsewhere, a node there knows that it was announced before.
-    fn note_arrival(&self, who: &TypedUser) {
+    fn note_arrival(&self, who: &TypedUser, is_held: bool) {
         let is_here = !self.local.entries(who).is_empty();
         let mut state = self.state();
+        if is_held {
+            // It may take the user for announced, by what was so long ago.
+            state.retell(who);
+        }
         if !is_here && !state.departures.include(who) {
             let before = state.in_grace.contains_key(who);
             state.unread.push(Instant::now(), who.clone(), before);
@@ -110,7 +114,11 @@ impl<R: Registry, L: Local> Member<R, L> {
             if !state.believed.is_empty() {
                 return Ok(false);
             }
-            state.departures.take(incarnation.pace.size())
+            let mut batch = state.departures.take(incarnation.pace.size());
+            for departure in &mut batch {
+                departure.announced &= !state.offline.contains(&departure.who);
+            }
+            batch
         };
         if batch.is_empty() {
             return Ok(false);
@@ -166,11 +174,11 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// their node will say so, and may not know that they were announced before.
     fn note_gone(&self, gone: impl Iterator<Item = Departure>) {
         let now = Instant::now();
-        for Departure { who, .. } in gone {
+        for Departure { who, announced, .. } in gone {
             let is_here = !self.local.entries(&who).is_empty();
             let mut state = self.state();
             if !is_here && !state.departures.include(&who) {
-                let before = !state.unread.is_expected(&who);
+                let before = announced && !state.unread.is_expected(&who);
                 state.unread.push(now, who, before);
             }
         }
@@ -214,7 +222,9 @@ impl<R: Registry, L: Local> Member<R, L> {
         let mut state = self.state();
         for (who, why) in taken {
             state.believed.remove(&who);
+            state.unannounced.remove(&who);
             if incarnation.hold.is_some() && why.doubt == Some(false) {
+                state.retell(&who);
                 state.unread.expect(who, ends);
             }
         }
@@ -244,6 +254,9 @@ impl<R: Registry, L: Local> Member<R, L> {
                 socket: entry.socket,
             });
             self.state().arrivals.extend(arrivals);
+            if !announced {
+                self.state().unannounced.insert(who.clone());
+            }
             let why = Why {
                 doubt: Some(announced),
                 ..Why::default()
@@ -303,6 +316,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             if why.retold {
                 state.retold.insert(who.clone());
             }
+            state.unannounced.remove(&who);
             if let Some(announced) = why.doubt {
                 state.unregistered.entry(who).or_insert(announced);
             }

@@ -218,7 +218,7 @@ async fn changes_that_a_new_master_with_a_slow_clock_writes_before_the_readers_p
     let [seconds, _]: [u64; 2] = place.run(&["TIME"]).await;
     let id = format!("{}-0", (seconds + 600) * 1000);
     let next = (number + 1).to_string();
-    let lost = ["n", &next, "w", "::u2", "o", "0", "r", "9"];
+    let lost = ["n", &next, "w", "::u2", "o", "0", "r", "9000000000000"];
     let lost = [&["XADD", "{hand}:edges", &id][..], &lost[..]].concat();
     let _: String = place.run(&lost).await;
     place.until(async |place| place.heard() == 4).await;

@@ -32,7 +32,11 @@
 -- <prefix>:epoch        a name for the registry's memory
 -- <prefix>:secret       what nodes show each other
 -- <prefix>:run          the run of the server that was seen last
--- <prefix>:successor    somebody knew another memory before this one
+-- <prefix>:successor    the memory that somebody knew before this one
+-- <prefix>:from         after which edge, and which number, this memory's life began anew
+-- <prefix>:floor        the greatest revision that a node was told by a clock that was ahead of this one
+-- <prefix>:began        when another run was seen, or this life began: what was said just before may
+--                       be lost
 -- <prefix>:hold         until when nobody is taken for gone
 -- <prefix>:blind        until when nobody is taken for new either
 -- <prefix>:complete     set: incarnations of which all is there, in this hold
@@ -80,6 +84,7 @@ local COMPLETE, EXPECTED = prefix .. ':complete', prefix .. ':expected'
 local SOCKETS, SAID = prefix .. ':sockets', prefix .. ':said'
 local SUSPECTS, MEMBERS = prefix .. ':suspects', prefix .. ':members'
 local VERSION = prefix .. ':version'
+local FROM, FLOOR, BEGAN = prefix .. ':from', prefix .. ':floor', prefix .. ':began'
 -- How many nodes have to suspect another, unless fewer could; how many neighbours of a newcomer
 -- on each side are told of it.
 local JURY, NEIGHBOURS = 2, 2
@@ -264,6 +269,7 @@ local function watch_run(ttl)
     if before ~= run then
         call('SET', prefix .. ':run', run)
         if before then
+            call('SET', BEGAN, string.format('%.0f', wall))
             begin_hold(ttl, true)
         end
     end
@@ -272,6 +278,19 @@ local function watch_run(ttl)
         and call('ZCOUNT', NODES, string.format('%.0f', now), '+inf') == 0 then
         begin_hold(ttl, blind > 0)
     end
+end
+
+-- A node was told of a revision: what is told from now on is later, whatever this server's clock says.
+local function stay_above(rev)
+    if (rev or 0) > wall then
+        local floor = math.max(rev, tonumber(call('GET', FLOOR) or 0))
+        call('SET', FLOOR, string.format('%.0f', floor))
+    end
+end
+
+-- The revision that follows one of a user.
+local function next_rev(rev)
+    return math.max(rev + 1, wall, tonumber(call('GET', FLOOR) or 0) + 1)
 end
 
 -- States: whether announced as online, revision, number of sockets, last seen; and, of
@@ -524,7 +543,7 @@ local function settle(user, kind, grace)
         return
     end
     state[1] = online
-    state[2] = math.max(state[2] + 1, wall)
+    state[2] = next_rev(state[2])
     local rooms = room_names(state)
     if online == 0 then
         state[5] = nil
@@ -876,7 +895,9 @@ local function place_of_a_reader(is_first)
     local number = tonumber(call('GET', prefix .. ':edge') or 0)
     local line = prefix .. ':line'
     local said = is_first and call('EXISTS', line) == 1 and tonumber(call('HGET', line, 'x') or 0)
-    local unsaid = said and number - said or 0
+    local begun = tonumber(string.match(call('GET', FROM) or '', ' (%d+)$') or 0)
+    -- What is from before this life is no news.
+    local unsaid = said and said >= begun and number - said or 0
     -- Changes of devices are between them, and have no number.
     local count = unsaid > 0 and math.min(unsaid * 2 + 16, MOST_UNSAID) or 1
     local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', count)
@@ -893,8 +914,16 @@ local function place_of_a_reader(is_first)
     return last[1] and last[1][1] or '0-0', number
 end
 
--- { process, node, fresh, secret, ttl, info, proto = { min, max }, known, living }
---   -> 1, incarnation, epoch, secret, edge, its number, version | 0, node, its min, its max
+-- Nothing of the stream is news that was written before now.
+local function begin_life()
+    local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', 1)
+    call('SET', FROM, (last[1] and last[1][1] or '0-0') .. ' ' .. (call('GET', prefix .. ':edge') or 0))
+    call('SET', BEGAN, string.format('%.0f', wall))
+end
+
+-- { process, node, fresh, secret, ttl, info, proto = { min, max }, known, living, rev }
+--   -> 1, incarnation, epoch, secret, edge, its number, version, the edge after which this life began,
+--      its number | 0, node, its min, its max
 function operations.join()
     local other = stranger()
     if other then
@@ -906,9 +935,13 @@ function operations.join()
     call('SET', prefix .. ':epoch', arguments.fresh, 'NX')
     call('SET', prefix .. ':secret', arguments.secret, 'NX')
     local epoch = call('GET', prefix .. ':epoch')
+    stay_above(arguments.rev)
     if arguments.known and arguments.known ~= epoch then
-        if call('SETNX', prefix .. ':successor', 1) == 1 then
+        -- This may be an old memory that has come back.
+        if call('GET', prefix .. ':successor') ~= arguments.known then
+            call('SET', prefix .. ':successor', arguments.known)
             begin_hold(arguments.ttl, true)
+            begin_life()
         end
         if hold > now then
             local expected = tonumber(call('GET', EXPECTED) or 0)
@@ -930,14 +963,15 @@ function operations.join()
     call('HSET', OWNER, process, incarnation)
     members_changed()
     nudge_neighbours(incarnation)
-    local last, number = place_of_a_reader(not arguments.known)
+    local last, reached = place_of_a_reader(not arguments.known)
+    local from, number = string.match(call('GET', FROM) or '', '^(%S+) (%S+)$')
     return {
-        1, incarnation, epoch, call('GET', prefix .. ':secret'), last, number,
-        tonumber(call('GET', VERSION) or 0),
+        1, incarnation, epoch, call('GET', prefix .. ':secret'), last, reached,
+        tonumber(call('GET', VERSION) or 0), from or '0-0', tonumber(number or 0),
     }
 end
 
--- { incarnation, ttl, done = { s }, complete = hold }
+-- { incarnation, ttl, done = { s }, complete = hold, rev }
 --   -> 0 | 1, { loser }, due, rank, nodes that live, hold | 0, number of the members,
 --      version, how often something was set aside
 function operations.renew()
@@ -946,6 +980,7 @@ function operations.renew()
     if not owns(incarnation) then
         return { 0 }
     end
+    stay_above(arguments.rev)
     call('ZADD', NODES, now + arguments.ttl, incarnation)
     call('HDEL', SUSPECTS, incarnation)
     local inbox = inbox_key(process_of(incarnation))
@@ -1140,17 +1175,28 @@ local function believe(user, kind)
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
     if state[1] == 0 then
         state[1] = 1
-        state[2] = math.max(state[2] + 1, wall)
+        state[2] = next_rev(state[2])
     end
     put_state(user, kind, state)
     call('PERSIST', user_key(user))
+end
+
+-- Whether somebody goes who was announced as online, and of whom that is lost: nothing is known of
+-- the user, or only what was so before this run began.
+local function is_lost(departure, state)
+    if not departure.b then
+        return false
+    end
+    return not state or (state[1] == 0 and state[3] == 0 and state[2] < tonumber(call('GET', BEGAN) or 0))
 end
 
 local function depart(departure)
     local user, kind = departure.u, departure.y
     if not remove(user, departure.s) then
         local state = get_state(user, kind)
-        if state then
+        if is_lost(departure, state) then
+            believe(user, kind)
+        elseif state then
             recount(user, kind, state)
         end
     elseif departure.g > 0 then
@@ -1160,7 +1206,7 @@ local function depart(departure)
     return settle(user, kind, departure.g) and 1 or 0
 end
 
--- { incarnation, number, departures = { u, y, s, g = grace } } -> 0 | 1, { 1: the user is settled later | 0 }
+-- { incarnation, number, departures = { u, y, s, g = grace, b = announced } } -> 0 | 1, { 1: the user is settled later | 0 }
 function numbered.depart()
     local linger = {}
     for number, departure in ipairs(arguments.departures) do
@@ -1218,9 +1264,10 @@ local function tell_again(user, kind)
     if (state[1] == 1) ~= (state[3] > 0) then
         return
     end
-    -- What was said of who is gone in an earlier life of the registry is older.
-    if state[2] == 0 then
-        state[2] = wall
+    -- What was said of who is gone in an earlier life of the registry is older, and what was said of
+    -- anybody just before this run began.
+    if state[2] == 0 or state[2] < tonumber(call('GET', BEGAN) or 0) then
+        state[2] = next_rev(state[2])
         put_state(user, kind, state)
     end
     write_edge(user, kind, state[1], state[2], {}, room_names(state))

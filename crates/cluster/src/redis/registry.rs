@@ -218,6 +218,7 @@ impl Registry for RedisRegistry {
         ttl: Millis,
         known: Option<&str>,
         living: u32,
+        rev: u64,
     ) -> Result<Result<Joined, Stranger>, Unavailable> {
         let mut fresh = [0; 20];
         getrandom::fill(&mut fresh).map_err(|error| Unavailable(error.to_string()))?;
@@ -228,6 +229,7 @@ impl Registry for RedisRegistry {
             "secret": hex(&fresh[4..]),
             "ttl": ttl,
             "living": living,
+            "rev": rev,
             "info": serde_json::to_string(info).unwrap_or_default(),
             "proto": info.proto,
         });
@@ -248,6 +250,7 @@ impl Registry for RedisRegistry {
             last_edge: answer.text()?,
             edge_number: answer.number()? as u64,
             version: answer.number()? as u32,
+            begun_after: (answer.text()?, answer.number()? as u64),
         }))
     }
 
@@ -257,8 +260,10 @@ impl Registry for RedisRegistry {
         ttl: Millis,
         done: &[Arc<str>],
         complete: Option<Millis>,
+        rev: u64,
     ) -> Guarded<Renewed> {
-        let mut arguments = json!({ "incarnation": incarnation, "ttl": ttl, "done": done });
+        let mut arguments =
+            json!({ "incarnation": incarnation, "ttl": ttl, "done": done, "rev": rev });
         if let Some(hold) = complete {
             arguments["complete"] = hold.into();
         }

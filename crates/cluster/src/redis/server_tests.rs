@@ -35,7 +35,11 @@ impl Node {
             ..NodeInfo::default()
         };
         let registry = RedisRegistry::new(server.clone(), calls.clone(), Doubts::default());
-        let joined = registry.join(&info, TTL, None, 1).await.unwrap().unwrap();
+        let joined = registry
+            .join(&info, TTL, None, 1, 0)
+            .await
+            .unwrap()
+            .unwrap();
         let adapter = Adapter::new(SocketIoAdapter::Off, "", number);
         let process = info.process();
         let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);
@@ -94,6 +98,7 @@ impl Node {
             who: user.clone(),
             socket: socket.into(),
             grace: 0,
+            announced: true,
         };
         let told = self.registry.depart(self.turn(), &[departure]).await;
         assert!(told.unwrap().is_ok());

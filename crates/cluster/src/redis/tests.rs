@@ -194,6 +194,16 @@ impl Pair {
             .collect()
     }
 
+    /// The greatest revision that a node was told: now and then by a clock that was ahead.
+    fn told_rev(&mut self) -> u64 {
+        let (wall, _) = *self.clock.lock().unwrap();
+        match self.dice.below(10) {
+            0 => wall + self.dice.below(1000),
+            1 => wall,
+            _ => 0,
+        }
+    }
+
     fn incarnation(&mut self) -> Arc<str> {
         match self.incarnations.len() as u64 {
             0 => "n.00000000.x".into(),
@@ -250,24 +260,25 @@ impl Pair {
                     0 => Some("another"),
                     _ => None,
                 };
-                let living = self.dice.below(4) as u32;
-                let joining = self.registry.join(&info, TTL, known, living);
+                let (living, rev) = (self.dice.below(4) as u32, self.told_rev());
+                let joining = self.registry.join(&info, TTL, known, living, rev);
                 let joined = joining.await.unwrap();
                 let Ok(joined) = joined else {
-                    let known = (known, living);
+                    let known = (known, living, rev);
                     let expected = self.model.join(now, run, &info, TTL, known, "x");
                     assert_eq!(joined.err(), expected.err());
                     self.refused += 1;
                     return self.compare().await;
                 };
                 let fresh = joined.incarnation.rsplit_once('.').unwrap().1;
-                let known = (known, living);
+                let known = (known, living, rev);
                 let expected = self.model.join(now, run, &info, TTL, known, fresh);
                 let expected = expected.expect("it may join");
                 assert_eq!(joined.version, expected.version);
                 assert_eq!(joined.incarnation, expected.incarnation);
                 assert_eq!(joined.epoch, expected.epoch);
                 assert_eq!(joined.edge_number, expected.edge_number);
+                assert_eq!(joined.begun_after.1, expected.begun_after.1);
                 self.incarnations.push(joined.incarnation);
             }
             2 | 3 => {
@@ -275,8 +286,10 @@ impl Pair {
                 let (_, done) = self.departed();
                 let complete = self.hold.filter(|_| self.dice.chance(50));
                 let done = std::slice::from_ref(&done);
-                let renewing = self.registry.renew(&incarnation, TTL, done, complete);
+                let rev = self.told_rev();
+                let renewing = self.registry.renew(&incarnation, TTL, done, complete, rev);
                 let real = renewing.await.unwrap();
+                let complete = (complete, rev);
                 let expected = self
                     .model
                     .renew(now, run, &incarnation, TTL, done, complete);
@@ -327,7 +340,13 @@ impl Pair {
                 let (who, socket) = self.departed();
                 let keep = [0, 0, 500, 9_000][self.dice.below(4) as usize];
                 let grace = grace.max(keep);
-                let departures = [Departure { who, socket, grace }];
+                let announced = self.dice.chance(50);
+                let departures = [Departure {
+                    who,
+                    socket,
+                    grace,
+                    announced,
+                }];
                 both!(self, turn, depart, &departures);
             }
             10 | 14 | 15 => {
@@ -761,7 +780,7 @@ async fn two_builds_in_one_cluster_write_what_both_can_read_and_a_third_is_refus
     let redis = Redis::start();
     let server = Arc::new(Server::parse(&redis.url).unwrap());
     let registry = registry_of(&server);
-    let join = async |info: &NodeInfo| registry.join(info, TTL, None, 0).await.unwrap();
+    let join = async |info: &NodeInfo| registry.join(info, TTL, None, 0, 0).await.unwrap();
     let old = join(&node_with("old", 1, 1)).await.unwrap();
     assert_eq!(old.version, 1);
     let new = join(&node_with("new", 1, 2)).await.unwrap();
@@ -775,7 +794,7 @@ async fn two_builds_in_one_cluster_write_what_both_can_read_and_a_third_is_refus
     );
     // The old one goes: what is written changes, and the newest may come.
     registry.retire(&[old.incarnation]).await.unwrap();
-    let renewed = registry.renew(&new.incarnation, TTL, &[], None).await;
+    let renewed = registry.renew(&new.incarnation, TTL, &[], None, 0).await;
     assert_eq!(renewed.unwrap().unwrap().version, 2);
     assert_eq!(join(&node_with("newest", 2, 3)).await.unwrap().version, 2);
 }
@@ -790,9 +809,12 @@ async fn whose_lease_is_over_has_no_say_in_the_version_until_a_hold_lets_them_go
         let (now, run) = *clock.lock().unwrap();
         (now, run.to_owned())
     });
-    let join = async |info: &NodeInfo| registry.join(info, TTL, None, 0).await.unwrap();
+    let join = async |info: &NodeInfo| registry.join(info, TTL, None, 0, 0).await.unwrap();
     let renew = async |incarnation: &str| {
-        let renewed = registry.renew(incarnation, TTL, &[], None).await.unwrap();
+        let renewed = registry
+            .renew(incarnation, TTL, &[], None, 0)
+            .await
+            .unwrap();
         renewed.map(|renewed| renewed.version)
     };
     let old = join(&node_with("old", 1, 1)).await.unwrap();
@@ -819,7 +841,7 @@ async fn a_record_that_nobody_can_read_keeps_no_other_from_its_turn() {
     let redis = Redis::start();
     let server = Arc::new(Server::parse(&redis.url).unwrap());
     let registry = registry_of(&server);
-    let joined = registry.join(&node_with("n", 1, 1), TTL, None, 0).await;
+    let joined = registry.join(&node_with("n", 1, 1), TTL, None, 0, 0).await;
     let incarnation = joined.unwrap().unwrap().incarnation;
     let commands = Commands::new(server.clone());
     let put = async |command: &[&str]| {
@@ -868,7 +890,10 @@ async fn a_record_that_nobody_can_read_keeps_no_other_from_its_turn() {
             .iter()
             .all(|known| known.online && known.sockets.len() == 1)
     );
-    let renewed = registry.renew(&incarnation, TTL, &[], None).await.unwrap();
+    let renewed = registry
+        .renew(&incarnation, TTL, &[], None, 0)
+        .await
+        .unwrap();
     let renewed = renewed.unwrap();
     assert_eq!(renewed.displaced, []);
     assert!(renewed.set_aside >= 3, "{}", renewed.set_aside);
@@ -879,6 +904,7 @@ async fn a_record_that_nobody_can_read_keeps_no_other_from_its_turn() {
             who: newcomer.who.clone(),
             socket: newcomer.entry.socket.clone(),
             grace: 0,
+            announced: true,
         })
         .collect();
     let departed = registry.depart(turn(2), &departures).await.unwrap();
@@ -889,9 +915,15 @@ async fn a_record_that_nobody_can_read_keeps_no_other_from_its_turn() {
         .unwrap()
         .unwrap();
     assert!(known.iter().all(|known| !known.online));
-    let again = registry.renew(&incarnation, TTL, &[], None).await.unwrap();
+    let again = registry
+        .renew(&incarnation, TTL, &[], None, 0)
+        .await
+        .unwrap();
     let now = again.unwrap().set_aside;
-    let once_more = registry.renew(&incarnation, TTL, &[], None).await.unwrap();
+    let once_more = registry
+        .renew(&incarnation, TTL, &[], None, 0)
+        .await
+        .unwrap();
     assert_eq!(
         once_more.unwrap().set_aside,
         now,
@@ -907,7 +939,7 @@ async fn edges_that_name_rooms_are_bounded_by_bytes_and_what_goes_is_a_hole() {
     let redis = Redis::start();
     let server = Arc::new(Server::parse(&redis.url).unwrap());
     let registry = registry_of(&server);
-    let joined = registry.join(&node_with("n", 1, 1), LONG, None, 0).await;
+    let joined = registry.join(&node_with("n", 1, 1), LONG, None, 0, 0).await;
     let incarnation = joined.unwrap().unwrap().incarnation;
     let names = |count: usize| -> Vec<RoomName> {
         let names = (0..count).map(|number| format!("/\n{number:04}{}", "x".repeat(252)).into());
@@ -972,7 +1004,7 @@ async fn a_node_that_starts_reads_from_what_the_line_was_not_told_of() {
     let server = Arc::new(Server::parse(&redis.url).unwrap());
     let registry = registry_of(&server);
     let info = node_with("n", 1, 1);
-    let joined = registry.join(&info, LONG, None, 0).await.unwrap().unwrap();
+    let joined = registry.join(&info, LONG, None, 0, 0).await.unwrap().unwrap();
     let users = ["a", "b", "c", "d"].map(|name| Restored {
         who: TypedUser {
             user: format!(":{name}").into(),
@@ -1012,7 +1044,7 @@ async fn a_node_that_starts_reads_from_what_the_line_was_not_told_of() {
             tell.arg("{v}:line").arg("x").arg(said);
             let () = commands.query(&tell).await.unwrap();
         }
-        let other = registry.join(&node_with("m", 1, 1), LONG, known, 1).await;
+        let other = registry.join(&node_with("m", 1, 1), LONG, known, 1, 0).await;
         let other = other.unwrap().unwrap();
         assert_eq!(other.edge_number, expected, "{said:?}");
         let wait = Duration::from_millis(1);

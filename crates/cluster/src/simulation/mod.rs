@@ -7,6 +7,7 @@
 //! `HEARTLINE_SEED` runs a single one. A seed that failed is printed; what it has taught is
 //! told as a scenario.
 
+mod back;
 mod builds;
 mod clocks;
 mod crashes;

@@ -375,7 +375,7 @@ fn nobody_hears_twice_of_who_came_while_a_node_found_that_the_store_had_forgotte
                     let mut store = locked(&world.store);
                     let edges = store.edges.len() as u64;
                     store.model = before;
-                    store.model.renumber_edges(edges);
+                    store.model.go_on_from(edges);
                     store.run += 1;
                 }
                 world.come(0, "bob", "");

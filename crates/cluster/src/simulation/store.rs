@@ -62,6 +62,8 @@ pub(super) struct Store {
     pub(super) busy_until: Instant,
     /// So many edges are read at once.
     pub(super) most_per_read: usize,
+    /// How often reads of edges were broken.
+    breaks: u64,
     /// How often edges were read.
     pub(super) reads: u64,
     /// Operations there were, and the microseconds that they took.
@@ -87,10 +89,17 @@ impl Store {
             is_real: false,
             busy_until: Instant::now(),
             most_per_read: usize::MAX,
+            breaks: 0,
             reads: 0,
             operations: 0,
             worked: 0,
         }
+    }
+
+    /// Connections end on which edges are read.
+    pub(super) fn break_reads(&mut self) {
+        self.breaks += 1;
+        self.changed.send_modify(|_| {});
     }
 
     /// An operation that takes so many microseconds has come: when it is done.
@@ -262,6 +271,7 @@ impl Registry for Link {
         ttl: Millis,
         known: Option<&str>,
         living: u32,
+        rev: u64,
     ) -> Result<Result<Joined, Stranger>, Unavailable> {
         let known = known.map(ToOwned::to_owned);
         let name = format!("join {}.{}", info.node_id, info.tag);
@@ -269,7 +279,8 @@ impl Registry for Link {
         let info = info.clone();
         self.call(0, what, move |model, now, run, dice| {
             let fresh = format!("{:x}", dice.roll());
-            model.join(now, run, &info, ttl, (known.as_deref(), living), &fresh)
+            let known = (known.as_deref(), living, rev);
+            model.join(now, run, &info, ttl, known, &fresh)
         })
         .await
         .inspect(|_| self.in_doubt.store(false, Ordering::Relaxed))
@@ -281,13 +292,16 @@ impl Registry for Link {
         ttl: Millis,
         done: &[Arc<str>],
         complete: Option<Millis>,
+        rev: u64,
     ) -> Guarded<Renewed> {
         let (incarnation, done) = (incarnation.to_owned(), done.to_vec());
         let name = format!("renew {incarnation} {done:?} {complete:?}");
         self.call(
             0,
             || name,
-            move |model, now, run, _| model.renew(now, run, &incarnation, ttl, &done, complete),
+            move |model, now, run, _| {
+                model.renew(now, run, &incarnation, ttl, &done, (complete, rev))
+            },
         )
         .await
         .inspect(|_| self.in_doubt.store(false, Ordering::Relaxed))
@@ -382,15 +396,25 @@ impl Registry for Link {
 
     async fn edges(&self, last: &EdgeId, wait: Duration) -> Result<Edges, Unavailable> {
         let after = last.parse::<u64>().unwrap_or(0);
-        let mut changed = locked(&self.store).changed.subscribe();
+        let (mut changed, known, breaks) = {
+            let store = locked(&self.store);
+            let is_any = !store.model.edges(last, 1).edges.is_empty();
+            let known = if is_any { 0 } else { store.edges.len() as u64 };
+            (store.changed.subscribe(), known.max(after), store.breaks)
+        };
+        let is_broken = || locked(&self.store).breaks != breaks;
+        let is_over = |count: &u64| *count > known || is_broken();
         // Late or not, there is an answer.
-        let _ = timeout(wait, changed.wait_for(|count| *count > after)).await;
+        let _ = timeout(wait, changed.wait_for(is_over)).await;
+        if is_broken() {
+            return Err(Unavailable("closed".into()));
+        }
         let arrived = {
             let mut store = locked(&self.store);
             if self.cut.load(Ordering::Relaxed) || !store.up {
                 return Err(Unavailable("closed".into()));
             }
-            let read = store.edges.len() as u64 - after;
+            let read = store.model.edges(last, store.most_per_read).edges.len() as u64;
             store.reads += 1;
             store.queue(cost::EACH + read.min(4096) / 2)
         };

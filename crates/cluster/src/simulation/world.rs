@@ -490,7 +490,7 @@ impl World {
                 if let Some(snapshot) = store.snapshot.take() {
                     let edges = store.edges.len() as u64;
                     store.model = snapshot;
-                    store.model.renumber_edges(edges);
+                    store.model.go_on_from(edges);
                     store.run += 1;
                     self.amnesia = true;
                 } else {

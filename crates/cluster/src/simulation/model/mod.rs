@@ -125,8 +125,14 @@ pub(crate) struct Model {
     complete: BTreeSet<Arc<str>>,
     /// How many nodes there were before memory was lost.
     expected: u32,
-    /// Somebody has said that this memory is not the one there was.
-    is_successor: bool,
+    /// The memory that somebody knew before this one.
+    successor_of: Option<Arc<str>>,
+    /// After which edge, and which number, this memory's life began anew.
+    from: (u64, u64),
+    /// The greatest revision that a node was told by a clock that was ahead of this one.
+    floor: u64,
+    /// When another run was seen, or this life began: what was said just before may be lost.
+    began: Millis,
     /// Leases; 0: dead, whatever the hold.
     nodes: BTreeMap<Arc<str>, Millis>,
     infos: BTreeMap<Arc<str>, NodeInfo>,
@@ -225,6 +231,13 @@ impl Model {
         (owns && self.alive(now, incarnation))
             .then_some(())
             .ok_or(Fenced)
+    }
+
+    /// A node was told of a revision: what is told from now on is later, whatever the clock says.
+    fn stay_above(&mut self, now: Millis, rev: u64) {
+        if rev > self.wall(now) {
+            self.floor = self.floor.max(rev);
+        }
     }
 
     /// Does an operation once, and answers it again when it is said again.

@@ -43,6 +43,7 @@ impl Model {
 
     fn watch_run(&mut self, now: Millis, run: u64, ttl: Millis) {
         if self.run.replace(run).is_some_and(|before| before != run) {
+            self.began = self.wall(now);
             self.begin_hold(now, ttl, true);
         }
         // Nobody could reach the store for so long that all leases are over.
@@ -59,7 +60,7 @@ impl Model {
         run: u64,
         info: &NodeInfo,
         ttl: Millis,
-        (known, living): (Option<&str>, u32),
+        (known, living, rev): (Option<&str>, u32, u64),
         fresh: &str,
     ) -> Result<Joined, Stranger> {
         self.admit(now, info, known.is_none())?;
@@ -72,10 +73,14 @@ impl Model {
         self.watch_run(now, run, ttl);
         let process = info.process();
         let epoch = self.epoch.get_or_insert_with(|| fresh.into()).clone();
-        if known.is_some_and(|known| *known != *epoch) {
-            if !self.is_successor {
-                self.is_successor = true;
+        self.stay_above(now, rev);
+        if let Some(known) = known.filter(|known| **known != *epoch) {
+            // This may be an old memory that has come back.
+            if self.successor_of.as_deref() != Some(known) {
+                self.successor_of = Some(known.into());
                 self.begin_hold(now, ttl, true);
+                self.from = (self.last_edge(), self.edge_number);
+                self.began = self.wall(now);
             }
             if self.hold > now {
                 self.expected = self.expected.max(living);
@@ -100,8 +105,9 @@ impl Model {
             incarnation,
             epoch,
             secret: "".into(),
-            last_edge: self.edge_id.to_string().into(),
+            last_edge: self.last_edge().to_string().into(),
             edge_number: self.edge_number,
+            begun_after: (self.from.0.to_string().into(), self.from.1),
             version: self.version,
         })
     }
@@ -160,10 +166,11 @@ impl Model {
         incarnation: &str,
         ttl: Millis,
         done: &[Arc<str>],
-        complete: Option<Millis>,
+        (complete, rev): (Option<Millis>, u64),
     ) -> Result<Renewed, Fenced> {
         self.watch_run(now, run, ttl);
         self.guard(now, incarnation)?;
+        self.stay_above(now, rev);
         self.nodes.insert(incarnation.into(), now + ttl);
         self.suspicions.remove(incarnation);
         let process = process_of(incarnation);

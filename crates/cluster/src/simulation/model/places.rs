@@ -260,9 +260,13 @@ impl Model {
     fn do_depart(&mut self, now: Millis, departures: &[Departure]) -> Vec<bool> {
         let mut linger = Vec::with_capacity(departures.len());
         for departure in departures {
-            let Departure { who, socket, grace } = departure;
+            let Departure {
+                who, socket, grace, ..
+            } = departure;
             let removed = self.remove(now, who, socket);
-            if removed.is_none() {
+            if removed.is_none() && self.is_lost(departure) {
+                self.believe(now, who);
+            } else if removed.is_none() {
                 self.recount(who);
             } else if *grace > 0 {
                 // For its other sockets, too, which may go sooner.

@@ -143,6 +143,11 @@ impl Model {
         }
     }
 
+    /// Loses all that is known of a user.
+    pub(crate) fn evict(&mut self, who: &TypedUser) {
+        self.users.remove(&who.user);
+    }
+
     /// An entry appears that nobody has said.
     pub(crate) fn haunt(&mut self, now: Millis, incarnation: &str, who: &TypedUser, socket: &str) {
         let entry = Entry {

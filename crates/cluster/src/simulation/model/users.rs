@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Held, Index, Model, State};
-use crate::registry::{DevicesChange, Edge, Edges, Entry, Millis, RoomName, Stream, TypedUser};
+use crate::registry::{
+    Departure, DevicesChange, Edge, Edges, Entry, Millis, RoomName, Stream, TypedUser,
+};
 
 /// Edges that are kept for readers that fell behind.
 const KEPT_EDGES: usize = 65_536;
@@ -70,7 +72,7 @@ impl Model {
     /// Compares what was announced with who is there. True: a user who is gone is to
     /// be announced later.
     pub(super) fn settle(&mut self, now: Millis, who: &TypedUser, grace: Millis) -> bool {
-        let (hold, blind, wall) = (self.hold, self.blind, self.wall(now));
+        let (hold, blind, wall, floor) = (self.hold, self.blind, self.wall(now), self.floor);
         let due = self.dues.get(who).copied().unwrap_or(0);
         let Some(user) = self.users.get_mut(&who.user) else {
             return false;
@@ -97,7 +99,7 @@ impl Model {
             return false;
         }
         state.online = online;
-        state.rev = (state.rev + 1).max(wall);
+        state.rev = (state.rev + 1).max(wall).max(floor + 1);
         let edge = Edge {
             who: who.clone(),
             online,
@@ -249,12 +251,12 @@ impl Model {
     }
 
     pub(super) fn believe(&mut self, now: Millis, who: &TypedUser) {
-        let wall = self.wall(now);
+        let (wall, floor) = (self.wall(now), self.floor);
         let user = self.users.entry(who.user.clone()).or_default();
         let state = user.states.entry(who.kind.clone()).or_default();
         if !state.online {
             state.online = true;
-            state.rev = (state.rev + 1).max(wall);
+            state.rev = (state.rev + 1).max(wall).max(floor + 1);
         }
     }
 
@@ -276,15 +278,16 @@ impl Model {
     /// All nodes are told what a user is, once that is settled: some may have read what is not so
     /// any more, before memory was lost.
     pub(super) fn tell_again(&mut self, now: Millis, who: &TypedUser) {
-        let wall = self.wall(now);
+        let (wall, floor, began) = (self.wall(now), self.floor, self.began);
         let user = self.users.entry(who.user.clone()).or_default();
         let state = user.states.entry(who.kind.clone()).or_default();
         if state.online != (state.count > 0) {
             return;
         }
-        // What was said of who is gone in an earlier life of the registry is older.
-        if state.rev == 0 {
-            state.rev = wall;
+        // What was said of who is gone in an earlier life of the registry is older, and what was
+        // said of anybody just before this run began.
+        if state.rev == 0 || state.rev < began {
+            state.rev = (state.rev + 1).max(wall).max(floor + 1);
         }
         let edge = Edge {
             who: who.clone(),
@@ -343,9 +346,23 @@ impl Model {
         new.into_iter().filter_map(|(_, edge)| edge).collect()
     }
 
-    /// Goes on with the ids of edges from `known` on.
-    pub(crate) fn renumber_edges(&mut self, known: u64) {
-        self.edges.clear();
+    /// The last edge there is; 0: there is none.
+    pub(super) fn last_edge(&self) -> u64 {
+        self.edges.back().map_or(0, |(id, ..)| *id)
+    }
+
+    /// This memory is one of before: it goes on with ids of edges from `known` on, as ids are times,
+    /// and has those that it had.
+    pub(crate) fn go_on_from(&mut self, known: u64) {
         self.edge_id = known;
+    }
+
+    /// Whether somebody goes who was announced as online, and of whom that is lost: nothing is known
+    /// of the user, or only what was so before this run began.
+    pub(super) fn is_lost(&self, departure: &Departure) -> bool {
+        let user = self.users.get(&departure.who.user);
+        let state = user.and_then(|user| user.states.get(&departure.who.kind));
+        let is_older = |state: &State| !state.online && state.count == 0 && state.rev < self.began;
+        departure.announced && state.is_none_or(is_older)
     }
 }
