@@ -295,8 +295,12 @@ async fn another_stream_whose_numbers_go_on_where_the_reader_stands_is_not_taken
     let [seconds, _]: [u64; 2] = place.run(&["TIME"]).await;
     let add = async |minutes: u64, number: u64| {
         let id = format!("{}-0", (seconds + 60 * minutes) * 1000);
-        let number = number.to_string();
-        let edge = ["n", &number, "w", "::u2", "o", "0", "r", "9"];
+        // Later than anything that was told.
+        let (number, rev) = (
+            number.to_string(),
+            (9_000_000_000_000 + minutes).to_string(),
+        );
+        let edge = ["n", &number, "w", "::u2", "o", "0", "r", &rev];
         let _: String = place
             .run(&[&["XADD", "{hand}:edges", &id][..], &edge[..]].concat())
             .await;

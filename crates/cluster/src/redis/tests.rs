@@ -1004,7 +1004,11 @@ async fn a_node_that_starts_reads_from_what_the_line_was_not_told_of() {
     let server = Arc::new(Server::parse(&redis.url).unwrap());
     let registry = registry_of(&server);
     let info = node_with("n", 1, 1);
-    let joined = registry.join(&info, LONG, None, 0, 0).await.unwrap().unwrap();
+    let joined = registry
+        .join(&info, LONG, None, 0, 0)
+        .await
+        .unwrap()
+        .unwrap();
     let users = ["a", "b", "c", "d"].map(|name| Restored {
         who: TypedUser {
             user: format!(":{name}").into(),
@@ -1044,7 +1048,9 @@ async fn a_node_that_starts_reads_from_what_the_line_was_not_told_of() {
             tell.arg("{v}:line").arg("x").arg(said);
             let () = commands.query(&tell).await.unwrap();
         }
-        let other = registry.join(&node_with("m", 1, 1), LONG, known, 1, 0).await;
+        let other = registry
+            .join(&node_with("m", 1, 1), LONG, known, 1, 0)
+            .await;
         let other = other.unwrap().unwrap();
         assert_eq!(other.edge_number, expected, "{said:?}");
         let wait = Duration::from_millis(1);
