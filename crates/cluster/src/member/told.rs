@@ -54,8 +54,8 @@ impl Told {
         let Some(last) = self.of.get(&edge.who) else {
             return true;
         };
-        let is_told = edge.rev == last.rev && edge.online == last.online;
-        edge.others.is_some() || edge.rev > last.rev || (edge.rev == last.rev && !is_told)
+        let is_told = edge.online == last.online && edge.others.is_none();
+        edge.rev > last.rev || (edge.rev == last.rev && !is_told)
     }
 
     /// Makes of an edge what this node's clients do not know: what was told already is no change,
