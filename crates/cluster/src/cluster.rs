@@ -703,10 +703,10 @@ impl Backplane for Cluster {
         let fanout = self.fanout.counters();
         let (unsigned, forged) = self.fanout.not_believed();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let unreachable = !self.member.is_trusted() || !self.fanout.is_connected();
         Some(ClusterStatus {
-            degraded: !self.member.is_trusted()
-                || !self.fanout.is_connected()
-                || self.member.is_deaf(),
+            degraded: unreachable || self.member.is_deaf(),
+            unreachable,
             lease_age: self.member.lease_age(),
             errors: read(&member.errors) + read(&fanout.errors),
             incarnations: read(&member.joins),

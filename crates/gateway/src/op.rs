@@ -114,6 +114,8 @@ pub(crate) enum Manner {
 
 /// What may be asked of a shard.
 pub(crate) enum Op {
+    /// Something has waited for its turn, which it is now.
+    Due(Box<Op>),
     /// A future can go on.
     Wake(TaskId),
     /// An authentication has ended.

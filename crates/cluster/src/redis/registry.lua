@@ -893,8 +893,8 @@ end
 -- before that, and nobody else may be there.
 local function place_of_a_reader(is_first)
     local number = tonumber(call('GET', prefix .. ':edge') or 0)
-    local line = prefix .. ':line'
-    local said = is_first and call('EXISTS', line) == 1 and tonumber(call('HGET', line, 'x') or 0)
+    -- Not set: nothing of it goes by the line.
+    local said = is_first and tonumber(call('HGET', prefix .. ':line', 'x') or nil)
     local begun = tonumber(string.match(call('GET', FROM) or '', ' (%d+)$') or 0)
     -- What is from before this life is no news.
     local unsaid = said and said >= begun and number - said or 0

@@ -87,8 +87,11 @@ pub struct Acknowledgement {
 /// How a node fares in its cluster. What is counted grows from the node's start on.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterStatus {
-    /// What other nodes say does not arrive, or this node's lease is over.
+    /// What other nodes say does not arrive, or this node's lease is over, or changes of presence
+    /// cannot be read.
     pub degraded: bool,
+    /// The same but for changes of presence, which may be missing though the store answers.
+    pub unreachable: bool,
     /// Since the lease was renewed.
     pub lease_age: Option<Duration>,
     /// Errors of the cluster's store or the way to it.

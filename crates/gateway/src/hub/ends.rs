@@ -99,6 +99,7 @@ impl Hub {
 
     /// The connection is over: so are all of its sockets.
     pub(super) fn link_closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason) {
+        self.do_what_is_left(slot);
         self.park_all(engine, slot, reason);
         while let Some(namespace) = self
             .link(slot)

@@ -244,6 +244,7 @@ impl App for Hub {
             return;
         };
         match op {
+            Op::Due(op) => self.op(engine, *op),
             Op::Wake(task) => self.wake(engine, task),
             Op::Connecting(connecting) => self.connecting(engine, connecting),
             Op::Emit { to, message, how } => self.emit(engine, &to, &message, how),

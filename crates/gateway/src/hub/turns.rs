@@ -179,15 +179,41 @@ impl Hub {
         Some(later)
     }
 
-    /// A change of a socket's rooms, if it is its turn; else it comes again.
+    /// What is asked of this shard, unless it is a change of a socket's rooms whose turn it is not:
+    /// that comes again then, as [`Op::Due`].
     pub(super) fn in_its_turn(&mut self, engine: &mut Engine, op: Op) -> Option<Op> {
-        let slot = whose(&op).and_then(|to| self.locate(engine, to));
-        let Some(later) = slot.and_then(|slot| self.later(engine, slot)) else {
+        if let Op::Due(op) = op {
+            return Some(*op);
+        }
+        let Some(slot) = whose(&op).and_then(|to| self.locate(engine, to)) else {
             return Some(op);
         };
         let (shared, shard) = (self.shared.clone(), self.shard);
-        later.act(move || shared.fanout.post(shard, op));
-        None
+        let come_again = move |op| shared.fanout.post(shard, Op::Due(Box::new(op)));
+        if let Some(later) = self.later(engine, slot) {
+            later.act(move || come_again(op));
+            return None;
+        }
+        if self.link(slot).is_some_and(|link| link.said().0 > 0) {
+            // What its connection has said has come back, and may be behind this here.
+            come_again(op);
+            return None;
+        }
+        Some(op)
+    }
+
+    /// What an ended connection has still to do is done, unless something does it that has not
+    /// ended with it: what it has published was taken.
+    pub(super) fn do_what_is_left(&mut self, slot: Slot) {
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        let later = link.said().1.cloned();
+        if let Some(later) = later
+            && std::mem::take(&mut link.rare().later_is_due)
+        {
+            later.go_on(|_| true);
+        }
     }
 
     /// Resolves when all that a connection has said before has come back. `None`: it has.

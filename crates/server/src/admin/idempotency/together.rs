@@ -53,7 +53,7 @@ pub(super) struct InRedis {
 impl Shelf for InRedis {
     fn is_away(&self) -> bool {
         let status = self.gateway.cluster_status();
-        status.is_some_and(|status| status.degraded)
+        status.is_some_and(|status| status.unreachable)
     }
 
     fn claim(&self, ask: &Ask) -> BoxFuture<Result<Option<OnceKnown>, String>> {

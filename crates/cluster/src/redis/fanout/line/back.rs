@@ -5,6 +5,7 @@
 //! request for ends does, behind all that was in the line when it was asked for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use heartline_core::auth::BoxFuture;
@@ -27,6 +28,8 @@ pub(super) struct Back {
     pub(super) settled: watch::Sender<u64>,
     /// Up to which they have come back, or will not.
     come: watch::Sender<u64>,
+    /// Nothing is said just now, as the store is away: nobody waits for what does not come.
+    pub(super) is_away: AtomicBool,
     /// One asks at a time: what it hears is good for all who have waited.
     asks: tokio::sync::Mutex<()>,
 }
@@ -36,6 +39,7 @@ impl Default for Back {
         Back {
             settled: watch::Sender::new(0),
             come: watch::Sender::new(0),
+            is_away: AtomicBool::new(false),
             asks: tokio::sync::Mutex::default(),
         }
     }
@@ -59,7 +63,7 @@ impl Line {
     /// Resolves when all that was said up to a number has come back, or will not, at the latest
     /// after [`LONGEST`]. `None`: it has.
     pub(in super::super) fn back(self: &Arc<Self>, number: u64) -> Option<BoxFuture<()>> {
-        if *self.back.come.borrow() >= number {
+        if *self.back.come.borrow() >= number || self.back.is_away.load(Ordering::Relaxed) {
             return None;
         }
         let line = self.clone();
@@ -89,8 +93,11 @@ impl Line {
             return;
         }
         let upto = *self.back.settled.borrow();
-        self.collect(Vec::new(), None).await;
-        raise(&self.back.come, upto);
+        match self.collect(Vec::new(), None).await {
+            true => raise(&self.back.come, upto),
+            // It may still come.
+            false => std::future::pending().await,
+        }
     }
 
     /// The number that comes back with an event of this node's own: of all before it nothing is

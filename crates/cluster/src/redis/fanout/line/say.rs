@@ -428,6 +428,7 @@ impl Line {
             };
             match self.ask_for::<Answer>(time, &command).await {
                 Ok((epoch, begin, last, offsets)) => {
+                    self.back.is_away.store(false, Ordering::Relaxed);
                     self.note_said(self.note_reached(&epoch, &begin, &last));
                     let count = batch.len() as u64;
                     self.counters.sent.fetch_add(count, Ordering::Relaxed);
@@ -448,6 +449,9 @@ impl Line {
                     // before its gap.
                     let is_old = |saying: &Saying| attempt > 0 && saying.at.elapsed() >= MAX_WAIT;
                     let old = batch.iter().any(is_old).then(|| std::mem::take(batch));
+                    if old.is_some() {
+                        self.back.is_away.store(true, Ordering::Relaxed);
+                    }
                     for old in old.into_iter().flatten() {
                         match old.said.is_some() {
                             true => self.give_up(old),

@@ -5,7 +5,7 @@ use heartline_core::store::{
     History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
 };
 
-use super::super::resume::kept;
+use super::super::resume::{Handles, kept};
 use super::super::*;
 use super::Cluster;
 use crate::EventError;
@@ -262,6 +262,25 @@ fn what_follows_a_message_waits_for_it_and_messages_do_not_wait_for_each_other()
     let heard = ann.hears();
     let place = |part: &str| heard.iter().position(|text| text.contains(part)).unwrap();
     assert!(place("message:new") < place("431["), "{heard:?}");
+}
+
+#[test]
+fn what_waits_for_a_message_is_said_also_if_its_client_is_sent_away() {
+    let handles = Handles::default();
+    let mut world = World::with(config(), |builder| {
+        handles.filled_by(builder).store(Slow::default())
+    });
+    let mut ann = world.socketio(TOKEN);
+    let mut bob = world.socketio("user=bob");
+    world.ask(&mut bob, r#"42["join","u"]"#);
+    ann.says(MESSAGE);
+    world.settle();
+    ann.says(&publish("u", "a"));
+    world.settle();
+    assert_eq!(letters(&mut bob), "");
+    handles.first().disconnect();
+    world.settle();
+    assert_eq!(letters(&mut bob), "a");
 }
 
 #[test]

@@ -162,6 +162,11 @@ impl Handles {
         })
     }
 
+    /// The one that was made first.
+    pub(super) fn first(&self) -> Socket {
+        self.0.lock().unwrap()[0].clone()
+    }
+
     /// The first of a socket's handles, or the last.
     pub(super) fn find(&self, id: &str, is_first: bool) -> Socket {
         let handles = self.0.lock().unwrap();
