@@ -106,7 +106,10 @@ describe("attachments", () => {
     const client = await raw("answers");
     const { body } = await node.api("/v1/connections?userId=answers");
     const { socketId } = body.items.find((item) => item.userId === "answers");
-    const asked = node.api(`/v1/connections/${socketId}/emit`, { method: "POST", body: { event: "ask", data: 1, ackWithinMs: 20_000 } });
+    const asked = node.api(`/v1/connections/${socketId}/emit`, {
+      method: "POST",
+      body: { event: "ask", data: 1, ackWithinMs: 20_000 },
+    });
     await client.find('420["ask"');
     client.send(`461-0[${P},${P}]`, Buffer.alloc(10));
     const { status, text: detail } = await within(asked, "the answer");

@@ -79,7 +79,10 @@ export async function start(args, ready, env = {}) {
   };
 }
 
-/** A server that may become a part of a Redis Cluster; `bus` is its port for others. `patience` is its `cluster-node-timeout`: who stands still for as long is taken for gone. */
+/**
+ * A server that may become a part of a Redis Cluster; `bus` is its port for others. `patience` is
+ * its `cluster-node-timeout`: who stands still for as long is taken for gone.
+ */
 export async function clusterServer(patience = 15_000) {
   // The bus has a port of its own, ten thousand above by default.
   const bus = await freePort();

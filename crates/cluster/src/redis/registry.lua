@@ -1206,7 +1206,8 @@ local function depart(departure)
     return settle(user, kind, departure.g) and 1 or 0
 end
 
--- { incarnation, number, departures = { u, y, s, g = grace, b = announced } } -> 0 | 1, { 1: the user is settled later | 0 }
+-- { incarnation, number, departures = { u, y, s, g = grace, b = announced } }
+--   -> 0 | 1, { 1: the user is settled later | 0 }
 function numbered.depart()
     local linger = {}
     for number, departure in ipairs(arguments.departures) do

@@ -237,8 +237,9 @@ pub trait Backplane: Send + Sync + 'static {
         self.presence(tenant, users)
     }
 
-    /// What [`presence_known`](Self::presence_known) would say of users without asking: of those who are to be looked at `again`, and of `some` others, each time of others; and
-    /// beside it what there is. It goes on to say the former.
+    /// What [`presence_known`](Self::presence_known) would say of users without asking: of
+    /// those who are to be looked at `again`, and of `some` others, each time of others; and beside it
+    /// what there is. It goes on to say the former.
     fn kept(&self, _again: Vec<Who>, _some: usize) -> BoxFuture<Vec<(Believed, UserPresence)>> {
         Box::pin(std::future::ready(Vec::new()))
     }

@@ -3,7 +3,8 @@
 //! Both protocols end in the same event and start from the same publication:
 //! `socketio` and `live` translate, `events` decides who handles, `tasks` carries the
 //! handlers and `answers` brings what they come to, `connect` lets sockets in and `hello`
-//! greets them, `rooms` knows where they are, `turns` what has to wait for the line, `delivery` and `select` bring things to them,
+//! greets them, `rooms` knows where they are, `turns` what has to wait for the line,
+//! `delivery` and `select` bring things to them,
 //! `deadlines` and `sweep` watch them, `ends` and `drain` let them go, `resume` lets them go
 //! on, `gaps` tells of losses between nodes, `watching` brings what is watched, `query`
 //! answers the API.

@@ -88,15 +88,18 @@ impl Line {
     async fn is_behind_all(&self, number: u64) {
         let mut settled = self.back.settled.subscribe();
         let _ = settled.wait_for(|settled| *settled >= number).await;
-        let _turn = self.back.asks.lock().await;
+        let turn = self.back.asks.lock().await;
         if *self.back.come.borrow() >= number {
             return;
         }
         let upto = *self.back.settled.borrow();
         match self.collect(Vec::new(), None).await {
             true => raise(&self.back.come, upto),
-            // It may still come.
-            false => std::future::pending().await,
+            false => {
+                // It may still come, and the next one may ask.
+                drop(turn);
+                std::future::pending().await
+            }
         }
     }
 

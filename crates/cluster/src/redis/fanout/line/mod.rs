@@ -1,5 +1,6 @@
 //! This node's part in the line of kept events: what it [says](say), whether that has come
-//! [`back`], whether it is still there ([`prove`]), what it [follows](follow), and what it writes down of its
+//! [`back`], whether it is still there ([`prove`]), what it [follows](follow), and what it writes
+//! down of its
 //! [sockets](sessions). `line.lua` is the other part.
 
 mod back;

@@ -5,8 +5,8 @@
 //! [`heard_until`](Backplane::heard_until) goes past them, perhaps behind later ones. Answers are of
 //! a moment between their question and their coming, so one that was asked for later may be of an
 //! earlier moment. While the way to the store is cut, nothing is read and answers are stale;
-//! `is_trusted` says so some time after, until what came meanwhile was read. Notes of one node come in their order; whatever is lost of
-//! them is said to be, later.
+//! `is_trusted` says so some time after, until what came meanwhile was read. Notes of one node come in
+//! their order; whatever is lost of them is said to be, later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
