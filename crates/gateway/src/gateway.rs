@@ -35,7 +35,7 @@ const LAST_RESPONSES: Duration = Duration::from_millis(250);
 const LAST_OF_ALL: Duration = Duration::from_millis(900);
 
 /// A request on the public port that is neither Socket.IO nor live, with its body: at most
-/// `max_payload` bytes.
+/// 65 536 bytes, and not more than `max_payload`.
 pub type HttpRequest = hyper::http::Request<Bytes>;
 
 /// Its answer.

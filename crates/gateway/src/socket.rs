@@ -272,9 +272,9 @@ impl Socket {
     /// hears that nobody has answered.
     ///
     /// # Errors
-    /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went,
-    /// `NOT_SUPPORTED` on the live protocol, which has none, `INVALID_EVENT` as for
-    /// [`emit`](Self::emit).
+    /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went, `TOO_MANY_ACKS`
+    /// while 1 024 others are waited for, `NOT_SUPPORTED` on the live protocol, which has none,
+    /// `INVALID_EVENT` as for [`emit`](Self::emit).
     pub async fn emit_with_ack(
         &self,
         event: &str,
