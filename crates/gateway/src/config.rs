@@ -68,7 +68,7 @@ pub struct Config {
     pub drain_spread: Option<Duration>,
     /// Bound in bytes on what waits for one slow connection.
     pub send_buffer: usize,
-    /// Threads that own connections; 0 means one per core.
+    /// Threads that own connections, at most 1 024; 0 means one per core.
     pub worker_threads: usize,
     /// Pings, sweeps and idleness.
     pub heartbeat: HeartbeatConfig,
@@ -96,7 +96,7 @@ pub struct Config {
     /// them, a Socket.IO client's event that no handler is for is left unanswered.
     pub builtin_events: bool,
     /// Most handlers of one connection that may be running at once; reading
-    /// from the connection pauses there.
+    /// from the connection pauses there. At least 1.
     pub max_handlers_in_flight: usize,
     /// How long a handler may run before it is dropped and its event refused.
     pub handler_timeout: Duration,

@@ -53,7 +53,8 @@ impl Args {
         &self.attachments
     }
 
-    /// One argument. [`Binary`](crate::Binary) within it becomes an attachment.
+    /// One argument. [`Binary`](crate::Binary) within it becomes an attachment; a number that
+    /// JSON has not (NaN, an infinity) is `null`, as on Node.
     ///
     /// # Errors
     /// `INTERNAL` when the value cannot be written as JSON; `INVALID_DATA` when, beside

@@ -718,7 +718,8 @@ impl Socket {
         self.shared.fanout.send_to_user(&to, message).1
     }
 
-    /// Ends the socket and tells its client not to come back.
+    /// Ends the socket and tells its client not to come back. A handler that calls it goes on, but
+    /// its acknowledgement, and what it emits to this socket from here on, does not arrive.
     pub fn disconnect(&self) {
         self.post(Op::Disconnect {
             to: self.address,
