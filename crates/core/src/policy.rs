@@ -129,6 +129,11 @@ impl Limit {
         }
     }
 
+    /// Whether nothing would ever be allowed, or all of it: no count, or no time.
+    pub const fn is_nothing(&self) -> bool {
+        self.count == 0 || self.window.is_zero()
+    }
+
     /// Whether so many refusals are over the limit by far, each that was allowed since taken
     /// off: the connection is closed then. Ten times the count, and at least 100, so that a client which only
     /// retries eagerly is not thrown out.

@@ -65,7 +65,8 @@ pub enum Message {
 /// it, in order, and must not block it.
 pub trait Handler: Send + Sync + 'static {
     /// Looks at the first request of a connection: lets it in, with headers for the
-    /// response (cookies, say), or answers in its place. Called on the HTTP side.
+    /// response (cookies, say), or answers in its place. Called on the HTTP side; a panic is
+    /// answered with 500.
     fn admits(&self, _request: &Request<()>) -> Result<HeaderMap, Box<Response<Bytes>>> {
         Ok(HeaderMap::new())
     }

@@ -233,8 +233,21 @@ pub fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
+/// Calls code that is not ours and waits for what it has begun; `None` if either panicked.
+pub async fn guarded_wait<T>(begin: impl FnOnce() -> BoxFuture<T>) -> Option<T> {
+    let mut work = guarded(begin)?;
+    let done = std::future::poll_fn(|context| match guarded(|| work.as_mut().poll(context)) {
+        Some(Poll::Ready(value)) => Poll::Ready(Some(value)),
+        Some(Poll::Pending) => Poll::Pending,
+        None => Poll::Ready(None),
+    })
+    .await;
+    discard(work);
+    done
+}
+
 /// Drops a future. A destructor that panics is the future's own fault.
-fn discard<T>(work: Work<T>) {
+fn discard<T>(work: BoxFuture<T>) {
     guarded(move || drop(work));
 }
 

@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::announcer::Announcer;
-use crate::config::{AllowedOrigins, Config};
+use crate::config::Config;
 use crate::data::AllData;
 use crate::event::ConnectRefused;
 use crate::fanout::{Fanout, Unread};
@@ -202,7 +202,7 @@ impl GatewayBuilder {
 
     /// Looks at the first request of each connection, on both transports: lets it in, with
     /// headers for the response (a cookie, say), or answers in its place. Who is not answered
-    /// within `auth_timeout` gets 503.
+    /// within `auth_timeout` gets 503, and 500 where it panics.
     pub fn allow_request<F, Fut>(mut self, allow: F) -> Self
     where
         F: Fn(HandshakeRequest) -> Fut + Send + Sync + 'static,
@@ -223,7 +223,8 @@ impl GatewayBuilder {
 
     /// Answers requests on the public port that are neither Socket.IO nor
     /// live; without it they get 404. Their bodies have at most 64 KB, and not more than
-    /// `max_payload`: nobody has said yet who asks. From where the request comes is in its
+    /// `max_payload`: nobody has said yet who asks. An answer that
+    /// panics is 500. From where the request comes is in its
     /// extensions, a [`Visitor`](crate::Visitor).
     ///
     /// ```
@@ -256,11 +257,14 @@ impl GatewayBuilder {
     /// the HTTP side then use.
     ///
     /// # Errors
-    /// When the configuration contradicts itself, or threads cannot be started.
+    /// When the configuration contradicts itself or has what no gateway can work with, when a
+    /// handler would never be called (its namespace does not exist, or its event has one of
+    /// Socket.IO's own names), when the journal cannot be used, or threads cannot be started.
     pub fn build(self) -> Result<Gateway, BuildError> {
         let runtime = Handle::try_current().map_err(|_| {
             BuildError::Config("build() must be called within a tokio runtime".into())
         })?;
+        self.config.check().map_err(BuildError::Config)?;
         let threads = match self.config.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -296,16 +300,10 @@ impl GatewayBuilder {
         clock: Clock,
         shards: Vec<ShardHandle<Op>>,
     ) -> Result<Parts, BuildError> {
-        check(&self.config).map_err(BuildError::Config)?;
         if self.config.builtin_events {
             self.handlers = crate::builtin::register(self.handlers);
         }
-        for (namespace, _) in &self.namespaces {
-            if !self.config.namespaces.contains_key(namespace) {
-                let what = format!("there are handlers for {namespace}, which does not exist");
-                return Err(BuildError::Config(what));
-            }
-        }
+        self.check_handlers().map_err(BuildError::Config)?;
         let backplane = self
             .backplane
             .take()
@@ -343,6 +341,27 @@ impl GatewayBuilder {
             announcer,
             hooks,
         })
+    }
+
+    /// Handlers that would never be called are a mistake.
+    fn check_handlers(&self) -> Result<(), String> {
+        for (namespace, _) in &self.namespaces {
+            if !self.config.namespaces.contains_key(namespace) {
+                return Err(format!(
+                    "there are handlers for {namespace}, which does not exist: insert it into \
+                     config.namespaces"
+                ));
+            }
+        }
+        let own = self.namespaces.iter().map(|(_, handlers)| handlers);
+        let mut all = own.chain(std::iter::once(&self.handlers));
+        match all.find_map(HandlerSet::impossible) {
+            Some(name) => Err(format!(
+                "there is a handler for {name}, which is Socket.IO's own name and no client's \
+                 event: on_connect and on_disconnect take handlers of a socket's begin and end"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The handlers by the numbers of their namespaces.
@@ -666,31 +685,4 @@ fn connect_limiter(shared: &Arc<Shared>) -> Option<ConnectLimiter> {
         let taken = limits.take_connect(ip, limit, clock.now());
         taken.map_err(|over| over.retry_after_ms)
     }))
-}
-
-/// What no gateway can work with.
-fn check(config: &Config) -> Result<(), String> {
-    if !config.namespaces.contains_key("/") {
-        return Err("the namespace / must exist".into());
-    }
-    if config.namespaces.len() > usize::from(u16::MAX) {
-        return Err("there are too many namespaces".into());
-    }
-    if config.namespaces.keys().any(|name| !name.starts_with('/')) {
-        return Err("a namespace's name begins with a slash".into());
-    }
-    if config.heartbeat.interval.is_zero() || config.heartbeat.timeout.is_zero() {
-        return Err("heartbeat.interval and heartbeat.timeout must be more than 0".into());
-    }
-    if config.token_cookie.is_some() && config.allowed_origins == AllowedOrigins::Any {
-        return Err(
-            "a token in a cookie needs a list of allowed_origins: any page could \
-                    connect as its visitor otherwise"
-                .into(),
-        );
-    }
-    if config.max_payload == 0 || config.send_buffer == 0 {
-        return Err("server.max_payload and server.send_buffer must be more than 0".into());
-    }
-    Ok(())
 }

@@ -68,7 +68,7 @@ pub struct Config {
     pub drain_spread: Option<Duration>,
     /// Bound in bytes on what waits for one slow connection.
     pub send_buffer: usize,
-    /// Threads that own connections; 0 means one per core.
+    /// Threads that own connections, at most 1 024; 0 means one per core.
     pub worker_threads: usize,
     /// Pings, sweeps and idleness.
     pub heartbeat: HeartbeatConfig,
@@ -96,7 +96,7 @@ pub struct Config {
     /// them, a Socket.IO client's event that no handler is for is left unanswered.
     pub builtin_events: bool,
     /// Most handlers of one connection that may be running at once; reading
-    /// from the connection pauses there.
+    /// from the connection pauses there. At least 1.
     pub max_handlers_in_flight: usize,
     /// How long a handler may run before it is dropped and its event refused.
     pub handler_timeout: Duration,
@@ -161,7 +161,143 @@ impl Default for Config {
     }
 }
 
+/// Most threads that own connections: each has pollers and buffers of its own.
+const MAX_THREADS: usize = 1024;
+
 impl Config {
+    /// What no gateway can work with, and what to set instead.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.check_namespaces()?;
+        self.check_paths()?;
+        self.check_times()?;
+        if self.token_cookie.is_some() && self.allowed_origins == AllowedOrigins::Any {
+            return Err(
+                "a token in a cookie needs a list of allowed_origins: any page could \
+                        connect as its visitor otherwise"
+                    .into(),
+            );
+        }
+        for (name, value) in [
+            ("max_payload", self.max_payload),
+            ("send_buffer", self.send_buffer),
+            ("max_handlers_in_flight", self.max_handlers_in_flight),
+        ] {
+            if value == 0 {
+                return Err(format!("{name} must be at least 1"));
+            }
+        }
+        if self.worker_threads > MAX_THREADS {
+            return Err(format!("worker_threads must be at most {MAX_THREADS}"));
+        }
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if !(1..=32).contains(&self.node_id.len()) || !self.node_id.chars().all(fits) {
+            return Err("node_id must have 1 to 32 letters, digits, _ or -".into());
+        }
+        Ok(())
+    }
+
+    fn check_namespaces(&self) -> Result<(), String> {
+        if !self.namespaces.contains_key("/") {
+            return Err("the namespace / must exist".into());
+        }
+        if self.namespaces.len() > usize::from(u16::MAX) {
+            return Err("there are too many namespaces".into());
+        }
+        for (name, namespace) in &self.namespaces {
+            let in_name = |what: &str| Err(format!("the namespace {name:?} {what}"));
+            if !name.starts_with('/') {
+                return in_name("must begin with a slash");
+            }
+            // Either ends the name in a packet.
+            if name.contains([',', '?']) {
+                return in_name("can have no comma and no question mark: no client could name it");
+            }
+            if namespace.max_sockets == 0 {
+                return in_name("must have max_sockets of at least 1");
+            }
+            if matches!(namespace.devices, DevicePolicy::Limit { max: 0, .. }) {
+                return in_name("must have devices with a max of at least 1");
+            }
+            let LimitsConfig {
+                messages,
+                events,
+                joins,
+            } = &namespace.limits;
+            let mut limits = [messages, events, joins].into_iter().flatten();
+            if limits.any(Limit::is_nothing) {
+                return in_name(
+                    "must have limits of at least 1 in more than no time; None is no limit",
+                );
+            }
+        }
+        match &self.connects_per_ip {
+            ConnectLimit::Limit(limit) if limit.is_nothing() => Err(
+                "connects_per_ip must be at least 1 in more than no time; ConnectLimit::Off is no \
+                 limit"
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Each path leads to one place.
+    fn check_paths(&self) -> Result<(), String> {
+        let socketio = &self.socketio_path;
+        if !socketio.starts_with('/') || !socketio.ends_with('/') {
+            return Err(format!(
+                "socketio_path must be a path with a slash before and behind it, like \
+                 \"/socket.io/\", not {socketio:?}"
+            ));
+        }
+        let Some(live) = &self.live_path else {
+            return Ok(());
+        };
+        if !live.starts_with('/') {
+            return Err(format!(
+                "live_path must begin with a slash, like \"/live\", not {live:?}"
+            ));
+        }
+        if format!("{live}/").starts_with(socketio) {
+            return Err(format!(
+                "live_path {live:?} must not be socketio_path {socketio:?} or below it: Socket.IO \
+                 would answer there"
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), String> {
+        let HeartbeatConfig {
+            interval, timeout, ..
+        } = self.heartbeat;
+        for (name, time) in [
+            ("heartbeat.interval", Some(interval)),
+            ("heartbeat.timeout", Some(timeout)),
+            ("heartbeat.app_interval", self.heartbeat.app_interval),
+            (
+                "heartbeat.sweep_interval",
+                Some(self.heartbeat.sweep_interval),
+            ),
+            ("heartbeat.idle_timeout", self.heartbeat.idle_timeout),
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("upgrade_timeout", Some(self.upgrade_timeout)),
+            ("auth_timeout", Some(self.auth_timeout)),
+            ("handler_timeout", Some(self.handler_timeout)),
+        ] {
+            if time.is_some_and(|time| time.is_zero()) {
+                return Err(format!("{name} must be more than 0"));
+            }
+        }
+        if self.heartbeat.stale_after() < interval + timeout {
+            return Err(
+                "heartbeat.stale_after must be at least heartbeat.interval + heartbeat.timeout, or \
+                 clients that answer every ping in time would be swept away"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
     /// The namespaces, in whose order their numbers are.
     pub(crate) fn namespace_list(&self) -> String {
         let names: Vec<&str> = self.namespaces.keys().map(String::as_str).collect();

@@ -53,7 +53,8 @@ impl Args {
         &self.attachments
     }
 
-    /// One argument. [`Binary`](crate::Binary) within it becomes an attachment.
+    /// One argument. [`Binary`](crate::Binary) within it becomes an attachment; a number that
+    /// JSON has not (NaN, an infinity) is `null`, as on Node.
     ///
     /// # Errors
     /// `INTERNAL` when the value cannot be written as JSON; `INVALID_DATA` when, beside
@@ -142,6 +143,10 @@ impl ConnectRefused {
 /// Longest explanation of what does not fit, characters.
 const MAX_WHY: usize = 200;
 
+/// What an error's JSON has besides its details: a name that is written twice is read as what
+/// stands last, also by whoever looks for `ok`.
+const OWN_MEMBERS: [&str; 5] = ["ok", "error", "code", "retryAfterMs", "tempId"];
+
 /// Why an event was refused. It becomes the acknowledgement
 /// `{ ok: false, error, code }`, or, where none was asked for, the event
 /// `message:error` (live: an `error` frame).
@@ -217,7 +222,9 @@ impl EventError {
         self
     }
 
-    /// The same with one more member: what a client has to know to do better.
+    /// The same with one more member: what a client has to know to do better. The members that
+    /// every error has, or that another function sets, stay as they are: `ok`, `error`, `code`,
+    /// `retryAfterMs`, `tempId`.
     ///
     /// ```
     /// # use heartline::EventError;
@@ -225,7 +232,9 @@ impl EventError {
     /// assert_eq!(serde_json::to_value(&error).unwrap()["max"], 10);
     /// ```
     pub fn with(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
-        self.details.insert(name.to_owned(), value.into());
+        if !OWN_MEMBERS.contains(&name) {
+            self.details.insert(name.to_owned(), value.into());
+        }
         self
     }
 

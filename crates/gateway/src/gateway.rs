@@ -35,7 +35,7 @@ const LAST_RESPONSES: Duration = Duration::from_millis(250);
 const LAST_OF_ALL: Duration = Duration::from_millis(900);
 
 /// A request on the public port that is neither Socket.IO nor live, with its body: at most
-/// `max_payload` bytes.
+/// 65 536 bytes, and not more than `max_payload`.
 pub type HttpRequest = hyper::http::Request<Bytes>;
 
 /// Its answer.
@@ -45,7 +45,9 @@ pub type HandshakeRequest = hyper::http::Request<()>;
 /// Headers of an HTTP message.
 pub type HeaderMap = hyper::http::HeaderMap;
 
-/// A running gateway. Cheap to clone; all clones are the same gateway.
+/// A running gateway. Cheap to clone; all clones are the same gateway. When the last of them goes,
+/// its connections end without a word and handlers are dropped where they wait; whoever
+/// [serves](Self::serve) has one. [`drain`](Self::drain) lets clients and handlers go in good order.
 ///
 /// ```no_run
 /// # use heartline::{Config, Gateway, Json, Socket};

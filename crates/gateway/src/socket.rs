@@ -272,9 +272,9 @@ impl Socket {
     /// hears that nobody has answered.
     ///
     /// # Errors
-    /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went,
-    /// `NOT_SUPPORTED` on the live protocol, which has none, `INVALID_EVENT` as for
-    /// [`emit`](Self::emit).
+    /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went, `TOO_MANY_ACKS`
+    /// while 1 024 others are waited for, `NOT_SUPPORTED` on the live protocol, which has none,
+    /// `INVALID_EVENT` as for [`emit`](Self::emit).
     pub async fn emit_with_ack(
         &self,
         event: &str,
@@ -718,7 +718,8 @@ impl Socket {
         self.shared.fanout.send_to_user(&to, message).1
     }
 
-    /// Ends the socket and tells its client not to come back.
+    /// Ends the socket and tells its client not to come back. A handler that calls it goes on, but
+    /// its acknowledgement, and what it emits to this socket from here on, does not arrive.
     pub fn disconnect(&self) {
         self.post(Op::Disconnect {
             to: self.address,

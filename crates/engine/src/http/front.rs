@@ -44,7 +44,7 @@ use crate::shard::ShardHandle;
 use crate::shard::newcomers::HEADER_TIMEOUT;
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId};
 use crate::slots::{ConnectionSlots, Refused, SlotGuard, address_group};
-use crate::tasks::BoxFuture;
+use crate::tasks::{BoxFuture, guarded_wait};
 
 /// How long a POST's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -383,9 +383,11 @@ impl<Op: Send + 'static> HttpFront<Op> {
             }
             Err(_) => return unread(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
         };
-        fallback(HttpRequest::from_parts(parts, body))
-            .await
-            .map(Full::new)
+        let request = HttpRequest::from_parts(parts, body);
+        match guarded_wait(|| fallback(request)).await {
+            Some(answer) => answer.map(Full::new),
+            None => unread(StatusCode::INTERNAL_SERVER_ERROR, panicked()),
+        }
     }
 
     /// Who asks for something of the app's.
@@ -436,8 +438,10 @@ impl<Op: Send + 'static> HttpFront<Op> {
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();
         *head.headers_mut() = request.headers().clone();
-        let answer = gatekeeper(head).await;
-        answer.map_err(|refused| refused.map(Full::new))
+        match guarded_wait(|| gatekeeper(head)).await {
+            Some(answer) => answer.map_err(|refused| refused.map(Full::new)),
+            None => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, panicked())),
+        }
     }
 
     /// What is told of a connection's first request.
@@ -854,4 +858,10 @@ impl Query {
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
     }
+}
+
+/// Code that is not ours has panicked; what is said of that to who asked.
+fn panicked() -> &'static str {
+    tracing::error!("the app's answer to an HTTP request panicked");
+    "the request could not be answered"
 }

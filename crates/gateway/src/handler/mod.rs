@@ -17,6 +17,10 @@
 //! that does not fit is refused with `INVALID_DATA`. What the function returns
 //! is the acknowledgement, if the client asked for one; [`NoAnswer`] is none. A handler
 //! must not block its thread: the thread is shared with many connections.
+//!
+//! A handler that has begun goes on when its socket has ended. After
+//! [`handler_timeout`](crate::Config::handler_timeout) it is dropped where it waits, and its event
+//! refused with `INTERNAL`; so it is when it panics.
 
 mod extract;
 mod table;
@@ -46,6 +50,13 @@ pub(crate) trait ErasedHandler: Send + Sync + 'static {
 
 /// An async function that can handle events: up to four arguments, each
 /// [`FromEvent`], and an answer that is [`IntoReply`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot handle events",
+    note = "a handler is an async function of four arguments at most, each `FromEvent`: `Socket`, \
+            `Gateway`, `Json<T>`, `All<(A, B)>`, `Args`, `EventName`, …",
+    note = "its answer is `IntoReply`: `()`, `Json<T>`, `All<(A, B)>`, `Args`, `NoAnswer`, or a \
+            `Result` of one of these and `EventError`"
+)]
 pub trait Handler<Arguments>: Send + Sync + Sized + 'static {
     /// Whether it looks at the connection's first request.
     #[doc(hidden)]

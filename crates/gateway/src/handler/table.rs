@@ -7,6 +7,7 @@ use std::sync::Arc;
 use heartline_core::auth::{BoxFuture, Identity};
 use heartline_core::namespaces::NamespaceId;
 use heartline_wire::handshake::Handshake;
+use heartline_wire::socketio::RESERVED_EVENTS;
 
 use super::{Erased, ErasedHandler, Handler};
 use crate::event::ConnectRefused;
@@ -35,7 +36,7 @@ pub(crate) type Admission =
 #[derive(Default)]
 pub struct HandlerSet {
     exact: hashbrown::HashMap<Box<str>, Box<dyn ErasedHandler>>,
-    /// By what stands before the first colon, from names like `join:*`.
+    /// By what stands before a colon, from names like `join:*`.
     families: hashbrown::HashMap<Box<str>, Box<dyn ErasedHandler>>,
     /// For events that nothing else handles.
     any: Option<Box<dyn ErasedHandler>>,
@@ -47,8 +48,9 @@ pub struct HandlerSet {
 
 impl HandlerSet {
     /// Handles an event; a later handler of the same name takes an earlier one's place. A
-    /// name that ends in `:*` handles all events that begin with what stands before, and `*`
-    /// all others, unless they have a handler of their own.
+    /// name that ends in `:*` handles all events that begin with what stands before the star, of
+    /// several such the longest, and `*` all others, unless they have a handler of their own. A
+    /// name that no event can have is refused by [`build`](crate::GatewayBuilder::build).
     pub fn on<A: 'static>(mut self, event: &str, handler: impl Handler<A>) -> Self {
         self.insert(event, handler);
         self
@@ -62,15 +64,16 @@ impl HandlerSet {
         }
     }
 
-    /// Runs for each socket that has connected. The CONNECT payload is the event's first
-    /// argument.
+    /// Runs for each socket that has connected; of several, each, in the order in which they were
+    /// added, a namespace's own before those of all. The CONNECT payload is the event's first
+    /// argument. An error is told to the client as `message:error`; the socket stays.
     pub fn on_connect<A: 'static>(mut self, handler: impl Handler<A>) -> Self {
         let handler = self.note(Erased::boxed(handler));
         self.connect.push(handler);
         self
     }
 
-    /// Runs for each socket that has gone. Besides the usual arguments it may take the
+    /// Runs for each socket that has gone, in the same order. Besides the usual arguments it may take the
     /// [`Reason`](crate::Reason) and the [`LeftRooms`](super::LeftRooms).
     pub fn on_disconnect<A: 'static>(mut self, handler: impl Handler<A>) -> Self {
         let handler = self.note(Erased::boxed(handler));
@@ -119,6 +122,12 @@ impl HandlerSet {
         }
     }
 
+    /// A name of a handler that no event can have: one of Socket.IO's own.
+    pub(crate) fn impossible(&self) -> Option<&str> {
+        let names = self.exact.keys().map(|name| &**name);
+        names.filter(|name| RESERVED_EVENTS.contains(name)).min()
+    }
+
     /// Whether there is a handler under exactly this name.
     fn contains(&self, name: &str) -> bool {
         match name.strip_suffix(":*") {
@@ -135,8 +144,9 @@ impl HandlerSet {
         if self.families.is_empty() {
             return None;
         }
-        let (family, _) = name.split_once(':')?;
-        self.families.get(family).map(|handler| &**handler)
+        let mut ends = name.rmatch_indices(':');
+        let handler = ends.find_map(|(end, _)| self.families.get(&name[..end]));
+        handler.map(|handler| &**handler)
     }
 }
 

@@ -133,3 +133,20 @@ async fn what_does_not_fit_is_refused_and_lies_about_attachments_end_no_one_else
     client.hear("437[").await;
     assert!(heard(&mut client).await.is_empty());
 }
+
+#[test]
+fn an_errors_details_cannot_say_that_all_is_well() {
+    let error = EventError::new("NO", "Not so")
+        .retry_after(7)
+        .about(Some("t".into()))
+        .with("ok", true)
+        .with("error", "All is well")
+        .with("code", "YES")
+        .with("retryAfterMs", 1)
+        .with("tempId", "u")
+        .with("max", 3);
+    assert_eq!(
+        serde_json::to_string(&error).unwrap(),
+        r#"{"ok":false,"error":"Not so","code":"NO","retryAfterMs":7,"tempId":"t","max":3}"#
+    );
+}

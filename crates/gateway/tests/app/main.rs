@@ -10,6 +10,7 @@ mod first_request;
 mod http;
 mod memory;
 mod scopes;
+mod settings;
 mod speaking;
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,7 +9,12 @@ use crate::{app, config, heard, with_namespaces};
 async fn handlers_for_a_namespace_that_does_not_exist_are_told_of_at_once() {
     let built = app(config()).of("/chta", |chat| chat.on("say", || async {}));
     match built.build() {
-        Err(BuildError::Config(what)) => assert!(what.contains("/chta"), "{what}"),
+        Err(BuildError::Config(what)) => {
+            assert!(
+                what.contains("/chta") && what.contains("config.namespaces"),
+                "{what}"
+            );
+        }
         _ => panic!("it was built"),
     }
     assert!(
@@ -18,6 +23,48 @@ async fn handlers_for_a_namespace_that_does_not_exist_are_told_of_at_once() {
             .build()
             .is_ok()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_no_event_can_reach_is_told_of_at_once() {
+    for name in ["connect", "connect_error", "disconnect", "disconnecting"] {
+        let everywhere = app(config()).on(name, || async {});
+        let in_one = app(config()).of("/", |root| root.on(name, || async {}));
+        for builder in [everywhere, in_one] {
+            match builder.build() {
+                Err(BuildError::Config(what)) => {
+                    assert!(what.contains(name) && what.contains("on_connect"), "{what}");
+                }
+                _ => panic!("{name}: it was built"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_may_have_several_parts_and_the_longest_that_fits_counts() {
+    let say = |what: &'static str| move || async move { Json(what) };
+    let builder = app(config())
+        .on("game:*", say("game"))
+        .on("game:move:*", say("game:move"))
+        .on("shop:cart:*", say("shop:cart"));
+    let (_gateway, address) = start(builder).await;
+    let mut client = Client::connect(&address, "").await;
+    for (name, answer) in [
+        ("game:end", "[\"game\"]"),
+        ("game:move", "[\"game\"]"),
+        ("game:move:", "[\"game:move\"]"),
+        ("game:move:left:up", "[\"game:move\"]"),
+        ("game:moved:left", "[\"game\"]"),
+        ("shop:cart:add", "[\"shop:cart\"]"),
+        ("shop:cart", "NOT_IMPLEMENTED"),
+        ("shop:carts:add", "NOT_IMPLEMENTED"),
+    ] {
+        let heard = client
+            .hear_until(&format!(r#"421["{name}"]"#), answer)
+            .await;
+        assert!(heard.is_empty(), "{name}: {heard:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
