@@ -334,7 +334,8 @@ impl Hub {
     fn line(&mut self, engine: &mut Engine, op: LineOp) {
         match op {
             LineOp::Gap { room, gap } => self.gap(engine, &room, gap),
-            LineOp::UserGap { to } => self.user_gap(engine, to.as_ref()),
+            LineOp::UserGap { to } => self.user_gap(engine, &to),
+            LineOp::AnybodyGap(lost) => self.anybody_gap(engine, lost),
             LineOp::EverybodyGap { namespace, tenant } => {
                 self.everybody_gap(engine, namespace, tenant.as_ref());
             }
