@@ -176,6 +176,15 @@ pub(crate) enum Op {
         room: Box<str>,
         reply: oneshot::Sender<Result<Held, EventError>>,
     },
+    /// A live connection wants to be in a topic, and what it has said before is done.
+    SubscribeAsked {
+        to: SocketAddress,
+        topic: Box<str>,
+        id: Option<Box<str>>,
+        recover: Recover,
+        /// It wants to know who is there.
+        members: bool,
+    },
     /// A live connection joins a topic whose publications arrive from now on.
     Subscribe {
         to: SocketAddress,

@@ -263,6 +263,13 @@ impl App for Hub {
             Op::Answer { to, text } => self.live_answer(engine, &to, &text),
             Op::Join { to, room, reply } => self.join_asked(engine, &to, &room, reply),
             Op::TryJoin { to, room, reply } => self.try_join(engine, &to, &room, reply),
+            Op::SubscribeAsked {
+                to,
+                topic,
+                id,
+                recover,
+                members,
+            } => self.subscribe_asked(engine, &to, (&topic, id.as_deref()), recover, members),
             Op::Subscribe {
                 to,
                 topic,
