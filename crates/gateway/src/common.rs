@@ -121,7 +121,7 @@ impl Fanout {
         let Some(message) = message else {
             recovery.direct.follow_loss(name, &recovery.line, id);
             let to = recovery.whereabouts(name);
-            let op = Op::Line(LineOp::UserGap { to: Some(to) });
+            let op = Op::Line(LineOp::UserGap { to });
             return self.post(to.0.conn.shard, op);
         };
         let line = &recovery.line;
@@ -297,7 +297,7 @@ impl Fanout {
                 });
             };
             for to in self.backplane.local().sockets(tenant, user, None) {
-                self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
+                self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to }));
             }
             return;
         };

@@ -83,6 +83,16 @@ pub(crate) fn says(number: u64) {
 /// behind messages, and else if that is so behind the number of what the connection has put into
 /// the line last.
 pub(crate) fn later(waits: impl FnOnce(u64) -> bool) -> Option<Arc<Later>> {
+    find_later(|sends, said| sends || said > 0 && waits(said))
+}
+
+/// The same of what does not wait for messages by itself: an answer to its client is not to take
+/// as long as the store.
+pub(crate) fn later_in_line(waits: impl FnOnce(u64) -> bool) -> Option<Arc<Later>> {
+    find_later(|_, said| said > 0 && waits(said))
+}
+
+fn find_later(waits: impl FnOnce(bool, u64) -> bool) -> Option<Arc<Later>> {
     STEP.with(|step| {
         let said = step.said.get();
         if !step.is_open.get() {
@@ -92,7 +102,7 @@ pub(crate) fn later(waits: impl FnOnce(u64) -> bool) -> Option<Arc<Later>> {
         if let Some(later) = later.as_ref().filter(|later| !later.is_done()) {
             return Some(later.clone());
         }
-        (step.sends.get() || said > 0 && waits(said)).then(|| later.insert(Arc::default()).clone())
+        waits(step.sends.get(), said).then(|| later.insert(Arc::default()).clone())
     })
 }
 

@@ -78,7 +78,9 @@ impl Node for ThisNode {
     }
 
     fn missed(&self, whose: Missed<'_>) {
-        if let (Missed::Anybody, Some(members)) = (whose, self.members.upgrade()) {
+        // Another line is another store's, perhaps: what nodes say to each other may be lost with it.
+        let is_nodes = matches!(whose, Missed::Unaddressed | Missed::Anybody | Missed::Line);
+        if let Some(members) = self.members.upgrade().filter(|_| is_nodes) {
             // Other nodes' changes may be among what was lost.
             members.forget_all();
             if let Some(watches) = self.watches.upgrade() {

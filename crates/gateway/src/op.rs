@@ -87,8 +87,10 @@ pub(crate) enum LineOp {
     RememberAll,
     /// Answers when all before it is done.
     Settle(oneshot::Sender<()>),
-    /// Publications to a user were lost, whose socket this is; to any user without one.
-    UserGap { to: Option<SocketAddress> },
+    /// Publications to a user were lost, whose socket this is.
+    UserGap { to: SocketAddress },
+    /// Something was lost, for whichever socket.
+    AnybodyGap(Doubtful),
     /// What was said to everybody of a namespace and tenant was lost.
     EverybodyGap {
         namespace: NamespaceId,
@@ -99,6 +101,20 @@ pub(crate) enum LineOp {
     /// The client of a connection has come back by another one since this time, and wants to
     /// go on: the earlier one is over.
     Park(Park),
+}
+
+/// What is lost, where nobody knows whose it was. Members of rooms are told of what comes by these
+/// rooms' own ways besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubtful {
+    /// What was said to users.
+    Users,
+    /// What was said to users, to everybody, or to sockets by their rooms.
+    Unaddressed,
+    /// What was said in rooms by those who do not know that it goes by the line.
+    Foreign,
+    /// What goes by the line that all nodes share.
+    Line,
 }
 
 /// How something is said to one socket.
@@ -159,6 +175,15 @@ pub(crate) enum Op {
         to: SocketAddress,
         room: Box<str>,
         reply: oneshot::Sender<Result<Held, EventError>>,
+    },
+    /// A live connection wants to be in a topic, and what it has said before is done.
+    SubscribeAsked {
+        to: SocketAddress,
+        topic: Box<str>,
+        id: Option<Box<str>>,
+        recover: Recover,
+        /// It wants to know who is there.
+        members: bool,
     },
     /// A live connection joins a topic whose publications arrive from now on.
     Subscribe {

@@ -207,7 +207,9 @@ impl Socket {
 
     /// Sends an event with one argument. With a
     /// [`window`](crate::config::RecoveryConfig::window) it is kept until it has come: a client
-    /// that was cut off, and comes back in time, gets what it has missed.
+    /// that was cut off, and comes back in time, gets what it has missed. What a handler, or its
+    /// client, has published before comes before it, if the socket hears that; a message that
+    /// is being stored may come behind it.
     ///
     /// # Errors
     /// `INVALID_EVENT` when the name is one of Socket.IO's own (`connect`), empty or
@@ -218,7 +220,8 @@ impl Socket {
     }
 
     /// Answers something that the client has said, by an event with one argument. It is not kept:
-    /// of a client that was cut off, another connection has no use for it.
+    /// of a client that was cut off, another connection has no use for it. It waits for nothing:
+    /// what was published before it, in a room whose events are kept, may come behind it.
     ///
     /// # Errors
     /// As [`emit`](Self::emit).
@@ -242,7 +245,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends an event only if it can leave at once.
+    /// Sends an event only if it can leave at once: before what was published before it and is
+    /// not heard yet.
     ///
     /// # Errors
     /// As [`emit`](Self::emit).
@@ -265,7 +269,7 @@ impl Socket {
 
     fn emit_kept(&self, message: Message) {
         let name = *self.known_as();
-        self.shared.fanout.emit(name, self.address, message);
+        self.shared.fanout.emit_in_turn(name, self.address, message);
     }
 
     /// Sends an event and waits for the client's acknowledgement. It is not kept: who asks
@@ -424,7 +428,10 @@ impl Socket {
     /// To be called by a handler before it stores something that is told in a room then: waits
     /// until what its client has published before is heard, where that would come behind it. What
     /// the client says behind this event is published, and joins and leaves rooms, when the handler
-    /// has ended; so it is not to join or leave one itself from here on.
+    /// has ended. So is what changes this socket's rooms by [`join`](Self::join),
+    /// [`leave`](Self::leave) or [`refresh`](Self::refresh) from here on: a handler that awaits one
+    /// of them itself waits for its own end, until `handler_timeout` refuses its event. It does
+    /// so before this call, or has a task of its own do it.
     pub async fn in_turn(&self, room: &str) {
         if let Some(turn) = self.shared.fanout.turn(room) {
             turn.await;
@@ -718,13 +725,12 @@ impl Socket {
         self.shared.fanout.send_to_user(&to, message).1
     }
 
-    /// Ends the socket and tells its client not to come back. A handler that calls it goes on, but
-    /// its acknowledgement, and what it emits to this socket from here on, does not arrive.
+    /// Ends the socket and tells its client not to come back. From within a handler this takes
+    /// effect behind what the handler, and its client, have said before: what they have published is
+    /// heard, also by this socket, and messages are stored and answered. The handler goes on, but
+    /// its acknowledgement, and what it emits to this socket from here on, does not arrive. From
+    /// anywhere else it takes effect at once.
     pub fn disconnect(&self) {
-        self.post(Op::Disconnect {
-            to: self.address,
-            reason: Reason::Kicked,
-            reply: None,
-        });
+        self.shared.fanout.disconnect_in_turn(self.address);
     }
 }

@@ -135,6 +135,11 @@ impl Adapter {
         (self.kind == SocketIoAdapter::Sharded).then(|| format!("{}#{namespace}#{room}#", self.key))
     }
 
+    /// Whether they are spoken with.
+    pub(super) fn is_on(&self) -> bool {
+        self.kind != SocketIoAdapter::Off
+    }
+
     /// Whether a channel is one of theirs.
     pub(super) fn is_theirs(&self, channel: &[u8]) -> bool {
         let rest = channel.strip_prefix(self.key.as_bytes());

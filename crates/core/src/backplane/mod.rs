@@ -58,8 +58,15 @@ pub enum Missed<'a> {
     },
     /// Users: any of them.
     Users,
-    /// Anybody: members of any room, and any user.
+    /// Whoever is spoken to by no single room: users, everybody of a namespace, sockets by their
+    /// rooms; and the nodes themselves.
+    Unaddressed,
+    /// Anybody: these, and members of any room.
     Anybody,
+    /// Whomever servers speak to that know of no line, also in rooms whose publications go by it.
+    Foreign,
+    /// Whoever hears by the line that all nodes share. What goes by it is not among the others.
+    Line,
 }
 
 /// What becomes of sockets that are chosen by their rooms.

@@ -10,6 +10,7 @@ use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{Room, RoomRef};
+use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use super::{Fanout, Published};
@@ -128,11 +129,53 @@ impl Fanout {
     /// has said before has come back: one that is not kept would be heard before that. And whether it
     /// is kept.
     pub(super) fn later(&self, is_kept: impl Fn(&Recovery) -> bool) -> Option<(Arc<Later>, bool)> {
-        let common = || self.common();
-        let is_kept = || common().is_some_and(|(recovery, _)| is_kept(recovery));
-        let is_coming = |said| common().is_some_and(|(_, common)| common.back(said).is_some());
-        let later = in_order::later(|said| !is_kept() && is_coming(said))?;
+        let is_kept = || self.common().is_some_and(|(recovery, _)| is_kept(recovery));
+        let later = in_order::later(|said| !is_kept() && self.is_coming(said))?;
         Some((later, is_kept()))
+    }
+
+    /// Gives an event to a socket of this node as [`emit`](Self::emit) does: behind what the handler
+    /// that runs on this thread, and its client, have published before, which the socket may hear.
+    pub(crate) fn emit_in_turn(
+        self: &Arc<Self>,
+        name: SocketAddress,
+        at: SocketAddress,
+        message: Message,
+    ) {
+        let is_kept = self
+            .common()
+            .is_some_and(|(recovery, _)| recovery.keeps_all());
+        let Some(later) = in_order::later_in_line(|said| !is_kept && self.is_coming(said)) else {
+            return self.emit(name, at, message);
+        };
+        let fanout = self.clone();
+        later.publish(message.size(), is_kept, move || {
+            fanout.emit(name, at, message)
+        });
+    }
+
+    /// Ends a socket behind what the handler that runs on this thread, and its client, have said
+    /// before.
+    pub(crate) fn disconnect_in_turn(self: &Arc<Self>, to: SocketAddress) {
+        let fanout = self.clone();
+        let disconnect = move || {
+            let op = Op::Disconnect {
+                to,
+                reason: Reason::Kicked,
+                reply: None,
+            };
+            fanout.post(to.0.conn.shard, op);
+        };
+        match in_order::later(|said| self.is_coming(said)) {
+            Some(later) => later.act(disconnect),
+            None => disconnect(),
+        }
+    }
+
+    /// Whether something of this node's own, up to a number, is on its way back.
+    fn is_coming(&self, said: u64) -> bool {
+        let common = self.common();
+        common.is_some_and(|(_, common)| common.back(said).is_some())
     }
 
     /// The handler that runs on this thread stores something that is told in a room then. Resolves

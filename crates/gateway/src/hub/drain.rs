@@ -15,8 +15,9 @@
 //!    seconds, longer the more connections there are. With `server.drain_spread` this
 //!    happens to one connection after the other, in random order over that time.
 //! 4. **Work is finished.** A connection that has handlers at work stays until the last of
-//!    them has answered, and is then let go (`finish`). Nothing new is read from it that
-//!    would start another: its client has been told.
+//!    them has answered, and is then let go (`finish`); so does one that has to do something when
+//!    what it has said before is heard. Nothing new is read from it that would start
+//!    another: its client has been told.
 //! 5. **The close.** WebSockets get 1001 with the reason `drained`, live clients the same,
 //!    polling clients their last events in one response, and after it their session is
 //!    unknown: some take the close packet for a goodbye for good, and would not come back.
@@ -113,7 +114,7 @@ impl Hub {
         link.rare().drain_at = None;
         link.leaving = true;
         link.rare().back_by = back_by;
-        let busy = link.in_flight > 0;
+        let busy = link.is_at_work();
         let namespaces: Vec<NamespaceId> =
             link.sockets.iter().map(|socket| socket.namespace).collect();
         for namespace in namespaces {
@@ -131,7 +132,7 @@ impl Hub {
         }
     }
 
-    /// A connection that was only kept for its handlers can go.
+    /// A connection that was only kept for its work can go.
     pub(super) fn finish(&mut self, engine: &mut Engine, conn: ConnId) {
         if let Some(slot) = engine.find(conn) {
             engine.close(slot, Reason::Drained);

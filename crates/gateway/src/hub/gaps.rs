@@ -11,6 +11,8 @@ use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 
 use super::Hub;
+use super::link::SocketState;
+use crate::op::Doubtful;
 use crate::publication::Encoding;
 
 impl Hub {
@@ -32,27 +34,56 @@ impl Hub {
         self.rooms.restore(room, members);
     }
 
-    /// A socket of a user is told for the user's own room, or all are. That room has no
-    /// numbers.
-    pub(super) fn user_gap(&mut self, engine: &mut Engine, to: Option<&SocketAddress>) {
-        let mut told: Vec<(Slot, NamespaceId)> = Vec::new();
-        match to {
-            Some(to) => told.extend(self.locate(engine, to).map(|slot| (slot, to.namespace()))),
-            None => {
-                for slot in (0..self.links.len() as u32).map(Slot) {
-                    let sockets = self.link(slot).into_iter().flat_map(|link| &link.sockets);
-                    told.extend(sockets.map(|socket| (slot, socket.namespace)));
-                }
+    /// A socket of a user is told for the user's own room. That room has no numbers.
+    pub(super) fn user_gap(&mut self, engine: &mut Engine, to: &SocketAddress) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        let namespace = to.namespace();
+        let socket = self.link(slot).and_then(|link| link.socket(namespace));
+        if let Some(room) = socket.and_then(|socket| Hub::private_room(&socket.identity)) {
+            let epoch = self.shared.fanout.epoch(0);
+            self.tell_gap(engine, slot, namespace, &room, (&epoch, 0));
+        }
+    }
+
+    /// All sockets are told that may have missed something, each for the rooms that say so.
+    pub(super) fn anybody_gap(&mut self, engine: &mut Engine, lost: Doubtful) {
+        for slot in (0..self.links.len() as u32).map(Slot) {
+            let sockets = self.link(slot).into_iter().flat_map(|link| &link.sockets);
+            let told: Vec<_> = sockets
+                .flat_map(|socket| self.doubtful_of(socket, lost))
+                .collect();
+            for (namespace, room, epoch, offset) in told {
+                let epoch = self.shared.fanout.epoch(epoch);
+                self.tell_gap(engine, slot, namespace, &room, (&epoch, offset));
             }
         }
-        let epoch = self.shared.fanout.epoch(0);
-        for (slot, namespace) in told {
-            let socket = self.link(slot).and_then(|link| link.socket(namespace));
-            let room = socket.and_then(|socket| Hub::private_room(&socket.identity));
-            if let Some(room) = room {
-                self.tell_gap(engine, slot, namespace, &room, (&epoch, 0));
-            }
-        }
+    }
+
+    /// The rooms for which a socket is told of a loss, each with its place.
+    fn doubtful_of(
+        &self,
+        socket: &SocketState,
+        lost: Doubtful,
+    ) -> Vec<(NamespaceId, Arc<str>, u64, u64)> {
+        let (fanout, namespace) = (&self.shared.fanout, socket.namespace);
+        let own = Hub::private_room(&socket.identity);
+        let is_nobody = own.is_none();
+        let own = own.filter(|room| fanout.is_told_as_user(lost, room));
+        let own = own.map(|room| (namespace, room.into(), 0, 0));
+        let rooms = socket.rooms.iter();
+        let rooms = rooms.filter_map(|member| self.rooms.room(*member));
+        let rooms = rooms.filter(|room| fanout.is_told_as_member(lost, &room.key.name, is_nobody));
+        let rooms = rooms.map(|room| {
+            (
+                namespace,
+                room.key.name.clone(),
+                room.epoch(),
+                room.offset(),
+            )
+        });
+        own.into_iter().chain(rooms).collect()
     }
 
     /// The sockets of a namespace and tenant are told: for the user's own room, or for each room

@@ -158,6 +158,11 @@ impl Link {
         }
     }
 
+    /// Whether handlers are at work, or something that its client has said waits for its turn.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.in_flight > 0 || self.holding > 0 || self.said().1.is_some()
+    }
+
     /// Until when it is not to wait for a topic; the beginning if it may.
     pub(crate) fn no_waiting_until(&self) -> Micros {
         let rare = self.rare.as_ref();

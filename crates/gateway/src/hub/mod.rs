@@ -263,6 +263,13 @@ impl App for Hub {
             Op::Answer { to, text } => self.live_answer(engine, &to, &text),
             Op::Join { to, room, reply } => self.join_asked(engine, &to, &room, reply),
             Op::TryJoin { to, room, reply } => self.try_join(engine, &to, &room, reply),
+            Op::SubscribeAsked {
+                to,
+                topic,
+                id,
+                recover,
+                members,
+            } => self.subscribe_asked(engine, &to, (&topic, id.as_deref()), recover, members),
             Op::Subscribe {
                 to,
                 topic,
@@ -334,7 +341,8 @@ impl Hub {
     fn line(&mut self, engine: &mut Engine, op: LineOp) {
         match op {
             LineOp::Gap { room, gap } => self.gap(engine, &room, gap),
-            LineOp::UserGap { to } => self.user_gap(engine, to.as_ref()),
+            LineOp::UserGap { to } => self.user_gap(engine, &to),
+            LineOp::AnybodyGap(lost) => self.anybody_gap(engine, lost),
             LineOp::EverybodyGap { namespace, tenant } => {
                 self.everybody_gap(engine, namespace, tenant.as_ref());
             }

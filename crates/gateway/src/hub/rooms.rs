@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::{BoxFuture, Identity, UserKey};
+use heartline_core::auth::{Identity, UserKey};
 use heartline_core::entries::MemberEntry;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -38,12 +38,6 @@ const ASK_NODES: Duration = Duration::from_secs(4);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;
-
-async fn both(one: Option<BoxFuture<()>>, other: Option<BoxFuture<()>>) {
-    for each in [one, other].into_iter().flatten() {
-        each.await;
-    }
-}
 
 /// Who is in a topic, as a live connection is told.
 async fn members_of(gateway: &Gateway, identity: &Identity, topic: &str) -> Vec<MemberEntry> {
@@ -493,6 +487,47 @@ impl Hub {
             self.refuse_live(engine, slot, &error, Some(topic), id);
             return;
         }
+        let Some(to) = self.address(engine, slot, ROOT) else {
+            return;
+        };
+        let mut recover = Some(recover);
+        let asked = || Op::SubscribeAsked {
+            to,
+            topic: topic.into(),
+            id: id.map(Into::into),
+            recover: recover.take().flatten(),
+            members,
+        };
+        // How long that takes is none of the topic's time.
+        if self.do_in_turn(engine, slot, asked) {
+            return self.pause_input(engine, slot);
+        }
+        self.subscribe_in_turn(engine, slot, (topic, id), recover.flatten(), members);
+    }
+
+    /// A live connection wants to be in a topic, and what it has said before is done.
+    pub(super) fn subscribe_asked(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        asked: (&str, Option<&str>),
+        recover: Recover,
+        members: bool,
+    ) {
+        if let Some(slot) = self.locate(engine, to) {
+            self.subscribe_in_turn(engine, slot, asked, recover, members);
+            self.release_input(engine, slot);
+        }
+    }
+
+    fn subscribe_in_turn(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        (topic, id): (&str, Option<&str>),
+        recover: Recover,
+        members: bool,
+    ) {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(ROOT)) else {
             return;
         };
@@ -512,8 +547,7 @@ impl Hub {
         }
         let gateway = self.handlers.gateway.get();
         let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
-        let turn = self.turn(engine, slot);
-        let waits = may_stick || gateway.is_some() || turn.is_some();
+        let waits = may_stick || gateway.is_some();
         let waits = waits || self.is_behind(engine, slot, topic, &recover);
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover, None);
@@ -527,8 +561,8 @@ impl Hub {
         let (topic, id) = (asked.topic.clone(), asked.id.clone());
         let work = async move {
             let open = shared.members.may_join(&topic, &identity).await;
-            if open.is_ok() {
-                both(ready, turn).await;
+            if let (Ok(()), Some(ready)) = (&open, ready) {
+                ready.await;
             }
             let members = match (&open, gateway) {
                 (Ok(()), Some(gateway)) => Some(members_of(&gateway, &identity, &topic).await),

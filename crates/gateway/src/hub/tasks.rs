@@ -14,6 +14,7 @@ use heartline_wire::time::micros;
 
 use super::Hub;
 use super::answers::Asked;
+use super::link::Link;
 use crate::event::EventError;
 use crate::handler::Reply;
 use crate::in_order::Later;
@@ -295,8 +296,16 @@ impl Hub {
         self.listen_again(engine, slot);
     }
 
-    /// Takes in what the client says, unless something is in the way.
+    /// Takes in what the client says, unless something is in the way. A connection that was only
+    /// kept for what it had to do goes when that is done.
     pub(super) fn listen_again(&mut self, engine: &mut Engine, slot: Slot) {
+        let is_done = |link: &Link| link.leaving && !link.is_at_work();
+        if self.link(slot).is_some_and(is_done)
+            && let Some(conn) = engine.id(slot)
+        {
+            // Behind the last answer, which is in the mailbox.
+            return self.shared.fanout.post(self.shard, Op::Finish(conn));
+        }
         let max = self.shared.config.max_handlers_in_flight;
         let is_free = self.link(slot).is_some_and(|link| {
             link.joining.is_none() && link.holding == 0 && usize::from(link.in_flight) < max
@@ -324,10 +333,7 @@ impl Hub {
             return;
         };
         link.in_flight = link.in_flight.saturating_sub(1);
-        if link.leaving && link.in_flight == 0 {
-            // Behind the handler's own answer, which is in the mailbox.
-            self.shared.fanout.post(self.shard, Op::Finish(conn));
-        } else if holds {
+        if holds {
             self.release_input(engine, slot);
         } else {
             self.listen_again(engine, slot);

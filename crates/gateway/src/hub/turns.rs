@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::BoxFuture;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::{ConnId, Slot};
-use tokio::sync::oneshot;
 
 use super::Hub;
 use super::tasks::TaskKind;
@@ -216,14 +214,19 @@ impl Hub {
         }
     }
 
-    /// Resolves when all that a connection has said before has come back. `None`: it has.
-    pub(super) fn turn(&mut self, engine: &mut Engine, slot: Slot) -> Option<BoxFuture<()>> {
-        let later = self.later(engine, slot)?;
-        let (reply, turn) = oneshot::channel();
-        later.act(move || {
-            // An error: nobody waits any more.
-            let _ = reply.send(());
-        });
-        Some(Box::pin(async move { drop(turn.await) }))
+    /// Has this shard do something when all that a connection has said before is heard and stored.
+    /// False: it is, and nothing is done.
+    pub(super) fn do_in_turn(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        op: impl FnOnce() -> Op,
+    ) -> bool {
+        let Some(later) = self.later(engine, slot) else {
+            return false;
+        };
+        let (shared, shard, op) = (self.shared.clone(), self.shard, op());
+        later.act(move || shared.fanout.post(shard, op));
+        true
     }
 }

@@ -42,8 +42,10 @@ pub(super) enum Item {
     NotHeard { channel: Vec<u8> },
     /// Publications in a channel were lost.
     Lost { channel: Vec<u8> },
-    /// Some for users were.
-    LostForUsers,
+    /// Some were that go to no single room.
+    LostUnaddressed,
+    /// Some of Socket.IO servers were.
+    LostOfServers,
     /// Some were, in whichever channel.
     LostForAnybody,
     /// What was missed of the line is there.
@@ -61,7 +63,8 @@ impl Item {
             }
             Item::Cut
             | Item::Gathered
-            | Item::LostForUsers
+            | Item::LostUnaddressed
+            | Item::LostOfServers
             | Item::LostForAnybody
             | Item::Found => 0,
         }

@@ -210,7 +210,7 @@ impl Line {
             _ => {}
         }
         if phase.is_over || is_another {
-            node.missed(Missed::Anybody);
+            node.missed(Missed::Line);
             // Where nothing comes, that is told at once too.
             for scope in node.followed() {
                 if let Scope::Room { .. } = scope {

@@ -130,12 +130,14 @@ impl Worker for Ear {
                 }
             }
             Item::Lost { channel } => self.tell_lost(&channel),
-            Item::LostForUsers => self.tell(Missed::Users),
+            Item::LostUnaddressed => self.tell(Missed::Unaddressed),
+            Item::LostOfServers => self.tell_lost_of_servers(),
             Item::LostForAnybody => {
                 if let Some(line) = &self.line {
                     line.falls_behind();
                 }
                 self.tell(Missed::Anybody);
+                self.tell_lost_of_servers();
             }
         }
     }
@@ -215,6 +217,17 @@ impl Ear {
             // Rooms that are heard again are told herewith.
             drop(self.channels.take_again());
             self.tell(Missed::Anybody);
+            if self.adapter.is_theirs(channel.as_bytes()) {
+                self.tell_lost_of_servers();
+            }
+        }
+    }
+
+    /// Socket.IO servers may have said something in whichever room. Where all rooms come by
+    /// channels of their own, that is told with what these have lost.
+    fn tell_lost_of_servers(&self) {
+        if self.line.is_some() && self.adapter.is_on() {
+            self.tell(Missed::Foreign);
         }
     }
 
@@ -481,10 +494,13 @@ impl Receiver {
         let mut link = driver.listen(self.listener(number, ending.clone())).await?;
         link.listen_always(&self.always, &self.patterns).await?;
         if number > 1 {
-            self.inbox.take_in(Item::LostForUsers);
+            self.inbox.take_in(Item::LostUnaddressed);
         }
         let wanted = self.channels.all_wanted();
         self.subscribe(&mut link, &wanted).await?;
+        if number > 1 {
+            self.inbox.take_in(Item::LostOfServers);
+        }
         let mut gathered = None;
         self.channels.set_connected();
         tracing::debug!(rooms = wanted.len(), "other nodes' publications arrive");

@@ -202,7 +202,10 @@ impl Node {
                 Incoming::Missed(Missed::Room { room, .. }) => format!("gap of {room}"),
                 Incoming::Missed(Missed::User { user, .. }) => format!("gap of user {user}"),
                 Incoming::Missed(Missed::Users) => "gap of users".into(),
+                Incoming::Missed(Missed::Unaddressed) => "gap of users and all".into(),
                 Incoming::Missed(Missed::Anybody) => "gap of all".into(),
+                Incoming::Missed(Missed::Foreign) => "gap of servers' words".into(),
+                Incoming::Missed(Missed::Line) => "gap in the line".into(),
                 Incoming::Foreign(_) => "foreign".into(),
             });
         };
@@ -574,14 +577,14 @@ async fn a_room_that_is_heard_again_is_told_when_nobody_says_more_and_before_wha
     until(|| room.ready().is_none()).await;
     until(|| other.heard().len() == 2).await;
     assert!(back.elapsed() >= GATHER);
-    assert_eq!(other.heard(), ["gap of users", "gap of r"]);
+    assert_eq!(other.heard(), ["gap of users and all", "gap of r"]);
     other.stub.go();
     until(|| !other.fanout.is_connected()).await;
     other.stub.come_back();
     until(|| other.fanout.is_connected()).await;
     one.publish("b");
     other.bring_all(&one.all_sent().await);
-    let expected = ["gap of users", "gap of r"].repeat(2);
+    let expected = ["gap of users and all", "gap of r"].repeat(2);
     assert_eq!(other.heard()[..4], expected);
     assert_eq!(other.heard()[4..], ["b"]);
 }
@@ -627,7 +630,12 @@ async fn who_was_cut_off_tells_each_room_once_and_users_too() {
     other.bring_all(&one.all_sent().await[lost..]);
     let mut heard = other.heard();
     heard[1..5].sort_unstable();
-    let gaps = ["gap of late", "gap of quiet", "gap of r", "gap of users"];
+    let gaps = [
+        "gap of late",
+        "gap of quiet",
+        "gap of r",
+        "gap of users and all",
+    ];
     assert_eq!(heard[0], "a");
     assert_eq!(heard[1..5], gaps);
     assert_eq!(heard[5..], ["b"]);

@@ -5,7 +5,7 @@
 //! request for ends does, behind all that was in the line when it was asked for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use heartline_core::auth::BoxFuture;
@@ -25,11 +25,12 @@ const LONGEST: Duration =
 /// Numbers of own events.
 pub(super) struct Back {
     /// Up to which they are in the line, or were given up.
-    pub(super) settled: watch::Sender<u64>,
+    settled: watch::Sender<u64>,
     /// Up to which they have come back, or will not.
     come: watch::Sender<u64>,
-    /// Nothing is said just now, as the store is away: nobody waits for what does not come.
-    pub(super) is_away: AtomicBool,
+    /// The last that is known to be in the line: what is settled besides was given up, and has
+    /// been told here if it is told at all. Raised before the other two look at it.
+    in_line: AtomicU64,
     /// One asks at a time: what it hears is good for all who have waited.
     asks: tokio::sync::Mutex<()>,
 }
@@ -39,14 +40,36 @@ impl Default for Back {
         Back {
             settled: watch::Sender::new(0),
             come: watch::Sender::new(0),
-            is_away: AtomicBool::new(false),
+            in_line: AtomicU64::new(0),
             asks: tokio::sync::Mutex::default(),
         }
     }
 }
 
+impl Back {
+    /// All up to this number are in the line, or were given up; the last of them `is_in_line`.
+    pub(super) fn settle(&self, number: u64, is_in_line: bool) {
+        if is_in_line {
+            self.in_line.fetch_max(number, Ordering::AcqRel);
+        }
+        raise(&self.settled, number);
+        self.has_come(0);
+    }
+
+    /// All up to this number have come back, or will not; and so have those that were given up
+    /// behind it, if nothing is on its way any more.
+    fn has_come(&self, number: u64) {
+        raise(&self.come, number);
+        // Read first: of what is settled by then it is known what is in the line.
+        let settled = *self.settled.borrow();
+        if *self.come.borrow() >= self.in_line.load(Ordering::Acquire) {
+            raise(&self.come, settled);
+        }
+    }
+}
+
 /// Raises what is watched; those who wait hear of it.
-pub(super) fn raise(watched: &watch::Sender<u64>, number: u64) {
+fn raise(watched: &watch::Sender<u64>, number: u64) {
     watched.send_if_modified(|known| {
         let is_news = *known < number;
         *known = number.max(*known);
@@ -63,7 +86,7 @@ impl Line {
     /// Resolves when all that was said up to a number has come back, or will not, at the latest
     /// after [`LONGEST`]. `None`: it has.
     pub(in super::super) fn back(self: &Arc<Self>, number: u64) -> Option<BoxFuture<()>> {
-        if *self.back.come.borrow() >= number || self.back.is_away.load(Ordering::Relaxed) {
+        if *self.back.come.borrow() >= number {
             return None;
         }
         let line = self.clone();
@@ -80,7 +103,7 @@ impl Line {
             };
             let _ = tokio::time::timeout(LONGEST, both).await;
             // What is later than that has nobody wait once more.
-            raise(&line.back.come, number);
+            line.back.has_come(number);
         }))
     }
 
@@ -94,7 +117,7 @@ impl Line {
         }
         let upto = *self.back.settled.borrow();
         match self.collect(Vec::new(), None).await {
-            true => raise(&self.back.come, upto),
+            true => self.back.has_come(upto),
             false => {
                 // It may still come, and the next one may ask.
                 drop(turn);
@@ -113,6 +136,6 @@ impl Line {
 
     /// All that is for this node up to one of its own numbers has been told.
     pub(in super::super) fn has_come(&self, number: u64) {
-        raise(&self.back.come, number);
+        self.back.has_come(number);
     }
 }

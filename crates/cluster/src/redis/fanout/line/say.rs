@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::send::{MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
-use super::back::raise;
 use super::{FIRST_PAUSE, Line, LineSettings, MAX_PAUSE, PATIENCE, target_of};
 use crate::envelope::{self, Body, Origin};
 use crate::kept;
@@ -371,8 +370,8 @@ impl Line {
             // Gaps are nobody's words.
             let said = batch.iter().rfind(|saying| saying.said.is_some());
             let last = said.map_or(0, |saying| saying.number);
-            self.say_batch(&mut batch, number).await;
-            raise(&self.back.settled, last);
+            let is_in_line = self.say_batch(&mut batch, number).await;
+            self.back.settle(last, is_in_line);
         }
     }
 
@@ -404,8 +403,8 @@ impl Line {
         is_proved && !owes && !queue.is_busy && queue.waiting.is_empty()
     }
 
-    /// Says a batch, again and again until it is said or too old.
-    async fn say_batch(&self, batch: &mut Vec<Saying>, number: u64) {
+    /// Says a batch, again and again until it is said or too old. False: it was given up.
+    async fn say_batch(&self, batch: &mut Vec<Saying>, number: u64) -> bool {
         let LineSettings { events, bytes, .. } = self.settings;
         let mut pause = FIRST_PAUSE;
         for attempt in 0u32.. {
@@ -428,7 +427,6 @@ impl Line {
             };
             match self.ask_for::<Answer>(time, &command).await {
                 Ok((epoch, begin, last, offsets)) => {
-                    self.back.is_away.store(false, Ordering::Relaxed);
                     self.note_said(self.note_reached(&epoch, &begin, &last));
                     let count = batch.len() as u64;
                     self.counters.sent.fetch_add(count, Ordering::Relaxed);
@@ -440,7 +438,7 @@ impl Line {
                             let _ = reply.send(offset);
                         }
                     }
-                    return;
+                    return true;
                 }
                 Err(error) => {
                     self.complain(&error, "kept publications are not in the line");
@@ -449,9 +447,6 @@ impl Line {
                     // before its gap.
                     let is_old = |saying: &Saying| attempt > 0 && saying.at.elapsed() >= MAX_WAIT;
                     let old = batch.iter().any(is_old).then(|| std::mem::take(batch));
-                    if old.is_some() {
-                        self.back.is_away.store(true, Ordering::Relaxed);
-                    }
                     for old in old.into_iter().flatten() {
                         match old.said.is_some() {
                             true => self.give_up(old),
@@ -464,11 +459,12 @@ impl Line {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(MAX_PAUSE);
                     if batch.is_empty() {
-                        return;
+                        return false;
                     }
                 }
             }
         }
+        false
     }
 
     fn drop_old_waiting(&self) {
@@ -486,7 +482,7 @@ impl Line {
             let number = old.number;
             self.give_up(old);
             // What was on its way is older, and was given up before.
-            raise(&self.back.settled, number);
+            self.back.settle(number, false);
         }
     }
 

@@ -8,6 +8,7 @@ use heartline_core::store::{
 use super::super::resume::{Handles, kept};
 use super::super::*;
 use super::Cluster;
+use super::line::bring;
 use crate::EventError;
 use crate::hub::tests::{conversations_of, invites_of};
 
@@ -28,8 +29,20 @@ fn cluster() -> Cluster {
         socket.join("k").await?;
         socket.publish("k", "c", &1).await
     };
+    let echo = |socket: Socket| async move { socket.emit("e", &1) };
+    let speak = |socket: Socket| async move {
+        socket.to("k").emit("a", &1)?;
+        socket.emit("e", &1)
+    };
+    let bye = |socket: Socket| async move {
+        socket.to("k").emit("a", &1)?;
+        socket.publish("k", "b", &1).await?;
+        socket.disconnect();
+        Ok::<_, EventError>(())
+    };
     Cluster::filled(&config, move |builder| {
-        builder.on("say", say).on("slip out", slip_out)
+        let builder = builder.on("say", say).on("slip out", slip_out);
+        builder.on("echo", echo).on("speak", speak).on("bye", bye)
     })
 }
 
@@ -163,6 +176,114 @@ fn a_message_of_a_conversation_that_is_not_kept_comes_behind_what_is() {
 }
 
 #[test]
+fn what_a_handler_says_to_its_client_comes_behind_what_that_has_published() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    ann.says(r#"42["join","k"]"#);
+    cluster.settle();
+    ann.hears();
+    ann.says(&publish("k", "a"));
+    ann.says(r#"42["echo"]"#);
+    ann.says(&publish("k", "c"));
+    cluster.settle();
+    assert_eq!(letters(&mut ann), "aec");
+    ann.says(r#"42["echo"]"#);
+    cluster.worlds[0].settle();
+    assert_eq!(letters(&mut ann), "e", "nothing is on its way");
+}
+
+#[test]
+fn who_ends_a_socket_in_a_handler_lets_it_hear_what_was_published_before() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    ann.says(r#"42["join","k"]"#);
+    cluster.settle();
+    ann.hears();
+    ann.says(&publish("k", "c"));
+    ann.says(r#"42["bye"]"#);
+    cluster.worlds[0].settle();
+    assert_eq!(letters(&mut ann), "");
+    cluster.settle();
+    let heard = ann.hears();
+    let place = |part: &str| heard.iter().position(|text| text.contains(part));
+    let places = [r#"["c""#, r#"["b""#, "connection:closed"].map(place);
+    assert!(places.is_sorted() && places[0].is_some(), "{heard:?}");
+}
+
+#[test]
+fn a_drain_waits_for_what_a_connection_has_still_to_do() {
+    let mut cluster = cluster();
+    let mut ann = cluster.worlds[0].live("user=ann");
+    ann.says(r#"{"type":"subscribe","topic":"k"}"#);
+    cluster.settle();
+    ann.hears();
+    ann.says(&publish_live("k", "a"));
+    ann.says(r#"{"type":"unsubscribe","topic":"k","id":1}"#);
+    cluster.worlds[0].settle();
+    let gateway = cluster.worlds[0].gateway.clone();
+    let _draining = cluster.worlds[0].begin(async move { gateway.drain().await });
+    cluster.worlds[0].settle();
+    let heard = ann.hears();
+    assert!(
+        heard.len() == 1 && heard[0].contains("server:drain"),
+        "{heard:?}"
+    );
+    cluster.settle();
+    let heard = ann.hears();
+    assert_eq!(heard.len(), 3, "{heard:?}");
+    assert!(
+        heard[0].contains(r#""event":"a""#) || heard[0].contains(r#""type":"a""#),
+        "{heard:?}"
+    );
+    assert!(
+        heard[1].contains(r#""unsubscribed","topic":"k","id":1"#),
+        "{heard:?}"
+    );
+    assert!(heard[2].contains("1001"), "{heard:?}");
+}
+
+#[test]
+fn whose_turn_has_come_is_not_judged_by_what_was_said_since() {
+    let calls = Arc::new(tokio::sync::Notify::new());
+    let called = calls.clone();
+    let late = move |socket: Socket| {
+        let called = called.clone();
+        async move {
+            called.notified().await;
+            socket.to("k").emit("b", &1)?;
+            socket.emit("e", &1)
+        }
+    };
+    let mut config = kept();
+    config.recovery.rooms = vec!["k*".into()];
+    let mut cluster = Cluster::filled(&config, |builder| builder.on("late", late.clone()));
+    let mut ann = cluster.worlds[0].socketio("user=ann");
+    ann.says(r#"42["join","k"]"#);
+    cluster.settle();
+    ann.says(r#"42["late"]"#);
+    cluster.worlds[0].settle();
+    ann.hears();
+    ann.says(&publish("k", "a"));
+    ann.says(r#"42["leave","k"]"#);
+    ann.says(&publish("u", "c"));
+    cluster.worlds[0].settle();
+    // The publication comes back, and what waits for it is done in one turn with the other handler.
+    let (node, items) = cluster.meeting.lock().unwrap().take(0);
+    for item in items {
+        bring(&cluster.meeting, 0, &*node, item);
+    }
+    calls.notify_one();
+    cluster.worlds[0].settle();
+    let heard = ann.hears();
+    assert!(
+        heard.iter().any(|text| text.contains("room:left")),
+        "{heard:?}"
+    );
+    cluster.settle();
+    assert_eq!(letters(&mut ann), "e");
+}
+
+#[test]
 fn what_is_kept_waits_for_nothing() {
     let mut cluster = cluster();
     let mut ann = cluster.worlds[0].socketio("user=ann");
@@ -211,15 +332,20 @@ fn what_waits_is_said_also_if_its_client_goes() {
     assert_eq!(letters(&mut bob), "ab");
 }
 
-/// A store that takes a second for each message.
-#[derive(Default)]
-struct Slow(Arc<MemoryStore>);
+/// A store that takes some time for each message, a second by default.
+struct Slow(Arc<MemoryStore>, std::time::Duration);
+
+impl Default for Slow {
+    fn default() -> Slow {
+        Slow(Arc::default(), seconds(1))
+    }
+}
 
 impl MessageStore for Slow {
     fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        let store = self.0.clone();
+        let (store, time) = (self.0.clone(), self.1);
         Box::pin(async move {
-            tokio::time::sleep(seconds(1)).await;
+            tokio::time::sleep(time).await;
             store.append(new, tell).await
         })
     }
@@ -262,6 +388,49 @@ fn what_follows_a_message_waits_for_it_and_messages_do_not_wait_for_each_other()
     let heard = ann.hears();
     let place = |part: &str| heard.iter().position(|text| text.contains(part)).unwrap();
     assert!(place("message:new") < place("431["), "{heard:?}");
+}
+
+/// What a live client hears that sends a message, subscribes to a topic and pings, when so much
+/// time has passed.
+fn subscribed_behind_a_message(takes: std::time::Duration, times: [u64; 2]) -> [Vec<String>; 2] {
+    let store = Slow(Arc::default(), takes);
+    let mut world = World::with(config(), |builder| builder.store(store));
+    let mut ann = world.live("user=ann rooms=conversation:c,u,v");
+    let message = r#"{"conversationId":"c","content":"x"}"#;
+    ann.says(&format!(
+        r#"{{"type":"emit","event":"message:send","data":{message},"id":1}}"#
+    ));
+    ann.says(r#"{"type":"subscribe","topic":"u","id":2}"#);
+    ann.says(r#"{"type":"subscribe","topic":"v","id":3,"members":true}"#);
+    ann.says(r#"{"type":"ping","id":4}"#);
+    times.map(|time| {
+        world.run(ms(time));
+        ann.hears()
+    })
+}
+
+#[test]
+fn a_slow_message_costs_its_client_no_topic() {
+    let (says, is) = (
+        |all: &[String], part: &str| all.iter().position(|one| one.contains(part)),
+        Some,
+    );
+    let [before, after] = subscribed_behind_a_message(seconds(9), [8_900, 400]);
+    assert!(before.is_empty(), "{before:?}");
+    let places = [
+        r#""ack","id":1"#,
+        r#""u","id":2"#,
+        r#""v","id":3"#,
+        r#""pong","id":4"#,
+    ];
+    let places = places.map(|part| says(&after, part));
+    assert!(places.is_sorted() && places[0] >= is(0), "{after:?}");
+    // The message of a store that takes longer than anybody waits is lost, and nothing else.
+    let [_, after] = subscribed_behind_a_message(seconds(60), [9_900, 400]);
+    assert!(says(&after, "SEND_FAILED").is_some(), "{after:?}");
+    for part in [r#""subscribed","topic":"u""#, r#""subscribed","topic":"v""#] {
+        assert!(says(&after, part).is_some(), "{after:?}");
+    }
 }
 
 #[test]

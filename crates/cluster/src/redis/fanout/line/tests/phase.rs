@@ -147,7 +147,7 @@ fn what_came_of_another_line_before_it_was_known_is_asked_for_again() {
         node.told(),
         [
             "from 20 to 20",
-            "missed: Anybody",
+            "missed: Line",
             "21 to user ann",
             "from 20 to 21",
             "from 20 to 21"
@@ -192,7 +192,7 @@ fn nothing_that_a_master_of_before_says_goes_to_a_node_that_knows_of_another_lin
     node.hears(&end(LINE + 1, again, 20, 20));
     node.goes_on();
     let told = node.told();
-    assert_eq!(told, ["from 20 to 20", "missed: Anybody", "from 20 to 20"]);
+    assert_eq!(told, ["from 20 to 20", "missed: Line", "from 20 to 20"]);
     // Nor does the end of a request.
     node.hears(&end(LINE, first, 1, 12));
     assert_eq!(node.told(), [""; 0]);
@@ -207,5 +207,5 @@ fn nobody_comes_back_over_more_than_could_wait() {
     node.hears(&event(LINE, 12, &user("ann"), &"1".repeat(65 << 20)));
     node.hears(&end(LINE, first, 1, 11));
     node.goes_on();
-    assert_eq!(node.told(), ["missed: Anybody", "from 12 to 12"]);
+    assert_eq!(node.told(), ["missed: Line", "from 12 to 12"]);
 }

@@ -36,7 +36,7 @@ async fn another_run_of_the_server_is_another_line_in_which_rooms_begin_anew() {
     };
     assert!(process.told().iter().any(is_told));
     // All are told, where nothing is said too, and users are heard of as before.
-    let missed = Told::Missed("Anybody".into());
+    let missed = Told::Missed("Line".into());
     let of_quiet = |told: &Told| matches!(told, Told::End(of, ..) if *of == room("quiet"));
     until(|| process.told().contains(&missed).then_some(())).await;
     until(|| process.told().iter().any(of_quiet).then_some(())).await;
@@ -78,7 +78,7 @@ async fn lose(process: &Process, events: u64) {
 
 fn lines_told(process: &Process) -> usize {
     let told = process.told().into_iter();
-    told.filter(|told| matches!(told, Told::Missed(whose) if whose == "Anybody"))
+    told.filter(|told| matches!(told, Told::Missed(whose) if whose == "Line"))
         .count()
 }
 

@@ -299,5 +299,34 @@ async fn what_cannot_be_said_is_waited_for_until_it_is_given_up() {
     drop(process.line.say(&target_of(&room("r")), &said, None));
     back(&process).await;
     assert!(process.told().contains(&Told::Alone("a".into())));
-    assert!(begun.elapsed() < Duration::from_secs(8));
+    // What is said when it is known to be away is so too: whatever waits for it comes behind it.
+    let said = Message::new("b", "1");
+    drop(process.line.say(&target_of(&room("r")), &said, None));
+    back(&process).await;
+    assert!(process.told().contains(&Told::Alone("b".into())));
+    assert!(begun.elapsed() < Duration::from_secs(16));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_first_after_an_outage_is_waited_for() {
+    let redis = Redis::start();
+    let settings = LineSettings {
+        refuse: true,
+        ..settings()
+    };
+    let process = Process::start(&redis, 1, settings).await;
+    let _held = hold(&process, "r").await;
+    redis.signal("-STOP");
+    assert_eq!(process.say(&target_of(&room("r")), "a").await, None);
+    // Nothing is owed to anybody, so nothing was said since.
+    redis.signal("-CONT");
+    let said = Message::new("b", "1");
+    drop(process.line.say(&target_of(&room("r")), &said, None));
+    let waits = process.line.back(process.line.last_said());
+    waits.expect("it has not come back").await;
+    let heard = process.events();
+    assert!(
+        heard.iter().any(|event| event.2.as_deref() == Some("b")),
+        "{heard:?}"
+    );
 }
