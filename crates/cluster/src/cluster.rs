@@ -217,6 +217,35 @@ impl Cluster {
         }
     }
 
+    /// Changes the node's own table; and while the store cannot be told, what is known last of the
+    /// user is otherwise by that. Who leaves is waited for until `at`.
+    fn change_own<T>(
+        member: &Member<RedisRegistry, Table>,
+        user: &Arc<UserKey>,
+        at: Millis,
+        change: impl FnOnce(&Presence) -> T,
+    ) -> T {
+        let table = member.local();
+        if member.is_complete() {
+            return change(table.presence());
+        }
+        let count = || {
+            let tenant = user.tenant_id.as_deref();
+            let own = table.presence().get(tenant, &user.user_id, at);
+            let mut types = own.types.into_iter();
+            let own = types.find(|one| one.user_type == user.user_type);
+            own.map_or(0, |own| own.devices)
+        };
+        let before = count();
+        let changed = change(table.presence());
+        let after = count();
+        if before != after {
+            let who = names::typed_user(user);
+            table.replica().count_own(&who, (before, after), at);
+        }
+        changed
+    }
+
     /// Asks the registry, and keeps what it says.
     async fn look_up(
         member: &Member<RedisRegistry, Table>,
@@ -273,7 +302,7 @@ impl Cluster {
         let all = all.map(|((user, name), found)| {
             let found = match found {
                 Some(found) if is_trusted => Some(found),
-                found => member.local().replica().recall((name, user), found),
+                found => member.local().replica().recall((name, user), found, now),
             };
             Cluster::with_own(own.get(tenant, user, now), found, is_trusted)
         });
@@ -488,7 +517,9 @@ impl Backplane for Cluster {
                 instead_of: newcomer.instead_of.map(|earlier| earlier.id().into()),
             };
             let enter = |admission| match admission {
-                None => table.presence().connect(newcomer, since),
+                None => Cluster::change_own(&member, &newcomer.user.clone(), since, |own| {
+                    own.connect(newcomer, since)
+                }),
                 Some(Admission::Refused(again)) => Err(DeviceLimitReached {
                     retry_after: again.map(Duration::from_millis),
                 }),
@@ -515,7 +546,8 @@ impl Backplane for Cluster {
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
         locked(&self.spoken_to).remove(&socket);
-        self.member.local().presence().leave(user, socket);
+        let at = self.member.local().now() + self.member.grace(keep);
+        Cluster::change_own(&self.member, user, at, |own| own.leave(user, socket));
         let who = names::typed_user(user);
         self.member.local().replica().touch(&who.user);
         self.member.disconnect(who, socket.id().into(), keep);

@@ -9,7 +9,7 @@ use heartline_core::bounded::Bounded;
 use heartline_core::entries::{TypePresence, UserPresence};
 
 use crate::names;
-use crate::registry::{Edge, Millis, UserName};
+use crate::registry::{Edge, Millis, TypedUser, UserName};
 
 /// Users of whom it is kept, and bytes: as many as those whose answers are.
 const MAX_USERS: usize = 65_536;
@@ -32,8 +32,13 @@ impl Told {
         USER_BYTES + user.len() + kinds.sum::<usize>()
     }
 
-    /// The greater number is the newer. Whether that is this one.
+    /// The greater number is the newer. Whether that is this one. Who was announced is there, until
+    /// it is known that they left.
     fn set(&mut self, one: TypePresence) -> bool {
+        let one = TypePresence {
+            is_there: one.online,
+            ..one
+        };
         let mut types = self.types.iter_mut();
         match types.find(|known| known.user_type == one.user_type) {
             Some(known) if known.rev > one.rev => return false,
@@ -110,6 +115,33 @@ impl Last {
         }
     }
 
+    /// A user of one type is on another number of devices at this node, and the store cannot be told. Who
+    /// has left the last device that is known of is gone from `at` on.
+    pub(crate) fn count_own(
+        &mut self,
+        who: &TypedUser,
+        (before, after): (usize, usize),
+        at: Millis,
+    ) {
+        let user_type = names::kind(&who.kind);
+        let Some(told) = self.told.peek_mut(&who.user) else {
+            return;
+        };
+        told.devices = (told.devices + after).saturating_sub(before);
+        let others = told.types.iter();
+        let others = others.filter(|one| one.user_type != user_type && one.is_there);
+        let others: usize = others.map(|one| one.devices).sum();
+        let mut types = told.types.iter_mut();
+        let Some(one) = types.find(|one| one.user_type == user_type && one.online) else {
+            return;
+        };
+        one.devices = told.devices.saturating_sub(others);
+        one.is_there = one.devices > 0;
+        if after < before {
+            one.last_seen_at = Some(at);
+        }
+    }
+
     /// What is to be said of a user whom the store has said nothing of that could be believed, but
     /// perhaps what was `found`: what was said last, where that is newer, as of a time. `None`:
     /// nothing is known.
@@ -117,7 +149,7 @@ impl Last {
         &mut self,
         (name, user): (&UserName, &str),
         found: Option<UserPresence>,
-        as_of: Millis,
+        (as_of, now): (Millis, Millis),
     ) -> Option<UserPresence> {
         let Some(told) = self.told.get(name) else {
             return found;
@@ -139,15 +171,17 @@ impl Last {
             if known.as_ref().is_some_and(|known| known.rev > one.rev) {
                 continue;
             }
-            is_there |= one.online;
-            let last_seen_at = match one.online {
+            let is_waited_for = one.last_seen_at.is_some_and(|at| at > now);
+            let is_one = one.online && (one.is_there || is_waited_for);
+            is_there |= is_one;
+            let last_seen_at = match is_one {
                 true => Some(as_of),
                 false => one.last_seen_at,
             };
             found.last_seen_at = found.last_seen_at.max(last_seen_at);
             found.rev = found.rev.max(one.rev);
             let said = TypePresence {
-                is_there: one.online || known.as_ref().is_some_and(|known| known.is_there),
+                is_there: is_one || known.as_ref().is_some_and(|known| known.is_there),
                 devices: (known.as_ref().map_or(0, |known| known.devices)).max(one.devices),
                 last_seen_at,
                 ..one.clone()
@@ -173,7 +207,6 @@ impl Last {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::TypedUser;
 
     fn user() -> UserName {
         ":u".into()
@@ -194,7 +227,7 @@ mod tests {
     }
 
     fn recall(last: &mut Last, found: Option<UserPresence>) -> Option<(bool, u64, usize)> {
-        let found = last.recall((&user(), "u"), found, 90)?;
+        let found = last.recall((&user(), "u"), found, (90, 100))?;
         assert!(found.stale && found.user_id == "u");
         assert_eq!(found.online, found.types.iter().any(|one| one.is_there));
         if found.online {
@@ -235,9 +268,36 @@ mod tests {
     }
 
     fn recall_found(last: &mut Last, rev: u64, devices: usize) -> UserPresence {
-        let found = last.recall((&user(), "u"), None, 90).unwrap();
+        let found = last.recall((&user(), "u"), None, (90, 100)).unwrap();
         assert_eq!(found.rev, rev);
         UserPresence { devices, ..found }
+    }
+
+    #[test]
+    fn who_has_left_the_last_device_that_is_known_is_gone_when_they_are_not_waited_for() {
+        let who = |kind| edge(kind, true, 0).who;
+        let mut last = Last::new();
+        last.count_own(&who(""), (1, 0), 95);
+        assert_eq!(recall(&mut last, None), None, "nobody was heard of");
+        last.hear(&edge("", true, 7));
+        last.count_own(&who(""), (1, 0), 130);
+        assert_eq!(recall(&mut last, None), Some((true, 7, 0)), "in the grace");
+        last.count_own(&who(""), (0, 1), 97);
+        assert_eq!(recall(&mut last, None), Some((true, 7, 1)));
+        last.count_own(&who(""), (1, 0), 98);
+        let found = last.recall((&user(), "u"), None, (90, 100)).unwrap();
+        assert_eq!((found.online, found.last_seen_at), (false, Some(98)));
+        // On another node there is one more.
+        last.hear(&edge("", true, 9));
+        last.note_devices(&user(), 2);
+        last.count_own(&who(""), (1, 0), 98);
+        assert_eq!(recall(&mut last, None), Some((true, 9, 1)));
+        // Of another type as well.
+        last.hear(&edge("=driver", true, 10));
+        last.count_own(&who("=driver"), (1, 0), 99);
+        let found = last.recall((&user(), "u"), None, (90, 100)).unwrap();
+        let there: Vec<bool> = found.types.iter().map(|one| one.is_there).collect();
+        assert_eq!((found.devices, there), (1, vec![true, false]));
     }
 
     #[test]

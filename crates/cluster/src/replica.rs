@@ -23,7 +23,7 @@ use heartline_core::entries::UserPresence;
 use crate::last::Last;
 use crate::member::Standing;
 use crate::names;
-use crate::registry::{DEVICES_ARE_TOLD, DevicesChange, Edge, Millis, UserName};
+use crate::registry::{DEVICES_ARE_TOLD, DevicesChange, Edge, Millis, TypedUser, UserName};
 
 /// For how long the answer about a user who is there is good where nobody tells of devices: so long
 /// may another one go unseen. Who asks all the time causes one question in it.
@@ -201,8 +201,16 @@ impl Replica {
         &mut self,
         (name, user): (&UserName, &str),
         found: Option<UserPresence>,
+        now: Millis,
     ) -> Option<UserPresence> {
-        self.last.recall((name, user), found, self.read_until)
+        let times = (self.read_until, now);
+        self.last.recall((name, user), found, times)
+    }
+
+    /// A user is on another number of devices at this node, and the store cannot be told. Who has left
+    /// the last that is known of is gone from `at` on.
+    pub(crate) fn count_own(&mut self, who: &TypedUser, counts: (usize, usize), at: Millis) {
+        self.last.count_own(who, counts, at);
     }
 
     /// What would be answered of users: of those who are to be looked at `again`, and
@@ -317,7 +325,6 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::TypedUser;
     use heartline_core::entries::TypePresence;
 
     const HERE: Standing = Standing {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::told::Told;
@@ -46,6 +46,8 @@ pub(super) struct Place {
     pub(super) is_read: bool,
     /// The stream is another than before, and began after this edge, which has this number.
     pub(super) begun_after: Option<(EdgeId, u64)>,
+    /// Numbers went back on the way here: this may be a place in the life that is told of next.
+    pub(super) began_again: bool,
     /// When the last edge was read; of a place that a join has told, when that was asked.
     pub(super) at: Instant,
 }
@@ -65,6 +67,7 @@ impl Place {
             devices: 0,
             is_read: false,
             begun_after: None,
+            began_again: false,
             at,
         }
     }
@@ -78,28 +81,44 @@ impl Place {
     }
 
     /// The reader is here when it learns that the stream has another life, which has come as far as
-    /// `reached`. Ids are times: if its server's clock is behind, that life began before the reader's
-    /// place; if an old memory has come back, it has edges of long ago. What was read since the join
-    /// was asked is of that life already.
-    fn in_new_life(self, reached: &Place, begun_after: (EdgeId, u64)) -> Place {
+    /// `reached`; and whether it may have missed something of that. Ids are times: if its server's
+    /// clock is behind, that life began before the reader's place; if an old memory has come back, it
+    /// has edges of long ago.
+    fn in_new_life(self, reached: &Place, begun_after: (EdgeId, u64)) -> (Place, bool) {
         let (id, number) = begun_after;
-        if self.at >= reached.at {
-            return self;
+        let (here, begun) = (parts(&self.id), parts(&id));
+        if here == begun {
+            return (Place { number, ..self }, false);
         }
-        let is_ahead = parts(&self.id) > parts(&reached.id);
-        match is_ahead || parts(&self.id) < parts(&id) {
+        // It has read of that life already, or of one between: the stream shows which.
+        if self.began_again {
+            let began_again = false;
+            return (
+                Place {
+                    began_again,
+                    ..self
+                },
+                false,
+            );
+        }
+        // It has read since the join was asked: what is of that life, but perhaps not its first edges.
+        if self.at >= reached.at {
+            return (self, true);
+        }
+        let place = match here > parts(&reached.id) || here < begun {
             true => Place {
                 id,
                 number,
                 ..Place::start(reached.at)
             },
-            // Its number was of another life.
+            // Its number was of another life: what comes next shows whether it is the first.
             false => Place {
                 number: u64::MAX,
                 is_read: false,
                 ..self
             },
-        }
+        };
+        (place, false)
     }
 
     /// Goes on to an edge: how many were missed before it, none if it has no number. `None`: nobody
@@ -110,6 +129,7 @@ impl Place {
             return Some(0);
         }
         let before = std::mem::replace(&mut self.number, number);
+        self.began_again |= number <= before && before != u64::MAX;
         match number {
             1 => Some(0),
             _ => number.checked_sub(before.saturating_add(1)),
@@ -124,6 +144,28 @@ impl Place {
             self.devices = change.number;
         }
         missed
+    }
+}
+
+/// Where revisions of a user fall within one read, the store has lost what it knew of the user in
+/// between. It goes on from the last change: those that say otherwise are left out, and it is as late
+/// as any of them.
+fn end_with_the_last(edges: &mut Vec<(u64, Edge)>) {
+    let mut last: HashMap<TypedUser, (u64, Option<bool>)> = HashMap::new();
+    for (_, edge) in edges.iter_mut() {
+        let of_user = last.entry(edge.who.clone());
+        let (rev, fell_to) = of_user.or_insert((edge.rev, None));
+        if edge.rev < *rev || fell_to.is_some() {
+            *fell_to = Some(edge.online);
+        }
+        *rev = edge.rev.max(*rev);
+        edge.rev = *rev;
+    }
+    if last.values().any(|(_, fell_to)| fell_to.is_some()) {
+        edges.retain(|(_, edge)| {
+            let fell_to = last.get(&edge.who).and_then(|(_, fell_to)| *fell_to);
+            fell_to.is_none_or(|online| online == edge.online)
+        });
     }
 }
 
@@ -183,7 +225,12 @@ impl<R: Registry, L: Local> Member<R, L> {
             let reached = self.state().read_from.take();
             if let Some(reached) = reached {
                 reader.place = match reached.begun_after.clone() {
-                    Some(begun_after) => reader.place.in_new_life(&reached, begun_after),
+                    Some(begun_after) => {
+                        let (place, has_hole) = reader.place.in_new_life(&reached, begun_after);
+                        reader.has_hole |= has_hole;
+                        reader.looked = None;
+                        place
+                    }
                     None => {
                         // Whoever asks from now on is told what was there then, or later.
                         self.local.heard_until(reached.at.elapsed());
@@ -357,18 +404,23 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     fn announce(&self, edges: &mut Vec<(u64, Edge)>, told: &mut Told) {
-        edges.retain(|(_, edge)| told.is_news(edge));
-        if edges.is_empty() {
-            return;
-        }
         let revs = edges.iter().map(|(_, edge)| edge.rev);
         self.rev
             .fetch_max(revs.max().unwrap_or(0), Ordering::Relaxed);
-        self.note_edges(edges);
+        end_with_the_last(edges);
         let now = Instant::now();
-        for (_, edge) in edges.iter_mut() {
-            told.compare(edge, now);
+        // One after the other: what is news depends on those before.
+        edges.retain_mut(|(_, edge)| {
+            let is_news = told.is_news(edge);
+            if is_news {
+                told.compare(edge, now);
+            }
+            is_news
+        });
+        if edges.is_empty() {
+            return;
         }
+        self.note_edges(edges);
         self.counters
             .edges
             .fetch_add(edges.len() as u64, Ordering::Relaxed);
@@ -388,15 +440,9 @@ mod tests {
             devices: 0,
             is_read: true,
             begun_after: None,
+            began_again: false,
             at: Instant::now(),
         }
-    }
-
-    /// A place that is told to whoever asks from now on.
-    fn reached(id: &str, number: u64) -> Place {
-        let place = place(id, number);
-        let at = place.at + Duration::from_millis(1);
-        Place { at, ..place }
     }
 
     #[test]
@@ -431,10 +477,17 @@ mod tests {
         assert_eq!(at.go_on(9), None);
     }
 
+    /// A place that is told to whoever asks from now on.
+    fn reached(id: &str, number: u64) -> Place {
+        let place = place(id, number);
+        let at = place.at + Duration::from_millis(1);
+        Place { at, ..place }
+    }
+
     #[test]
     fn a_stream_whose_clock_is_behind_is_read_from_its_beginning() {
         let reached = reached("1000-3", 4);
-        let read_from = |place: Place| place.in_new_life(&reached, ("0-0".into(), 0)).id;
+        let read_from = |place: Place| place.in_new_life(&reached, ("0-0".into(), 0)).0.id;
         assert_eq!(&*read_from(place("2000-0", 90)), "0-0");
         assert_eq!(&*read_from(place("1000-2", 3)), "1000-2");
         assert_eq!(&*read_from(place("1000-12", 90)), "0-0");
@@ -443,12 +496,12 @@ mod tests {
     #[test]
     fn an_old_memory_that_has_come_back_is_read_from_then_on() {
         let reached = reached("1000-3", 4);
-        for place in [place("2000-0", 90), place("900-0", 2)] {
-            let mut at = place.in_new_life(&reached, ("1000-1".into(), 2));
-            assert_eq!(&*at.id, "1000-1");
+        for place in [place("2000-0", 90), place("900-0", 2), place("1000-1", 2)] {
+            let (mut at, is_missed) = place.in_new_life(&reached, ("1000-1".into(), 2));
+            assert_eq!((&*at.id, is_missed), ("1000-1", false));
             assert_eq!(at.go_on(3), Some(0));
         }
-        let mut at = place("1000-2", 1).in_new_life(&reached, ("1000-1".into(), 2));
+        let (mut at, _) = place("1000-2", 1).in_new_life(&reached, ("1000-1".into(), 2));
         assert_eq!(&*at.id, "1000-2");
         assert_eq!(
             at.go_on(4),
@@ -459,19 +512,71 @@ mod tests {
     }
 
     #[test]
+    fn a_new_life_whose_numbers_go_on_by_chance_may_have_had_others_before() {
+        let asked = reached("1000-0", 3);
+        // The first two lie before the reader's place, as the clock is behind.
+        let mut at = place("900-0", 2);
+        assert_eq!(at.go_on(3), Some(0));
+        (at.id, at.at) = ("901-0".into(), asked.at);
+        let (at, is_missed) = at.in_new_life(&asked, ("0-0".into(), 0));
+        assert_eq!((&*at.id, is_missed), ("901-0", true));
+    }
+
+    #[test]
     fn what_was_read_of_a_new_life_before_the_reader_knew_of_it_is_not_read_again() {
-        let asked = reached("1000-0", 0);
+        let asked = reached("2000-0", 3);
         let mut at = place("900-0", 90);
         assert_eq!((at.go_on(1), at.go_on(2)), (Some(0), Some(0)));
-        (at.id, at.at) = ("1001-0".into(), asked.at);
-        let mut at = at.in_new_life(&asked, ("0-0".into(), 0));
-        assert_eq!(&*at.id, "1001-0");
+        at.id = "1001-0".into();
+        let (mut at, is_missed) = at.in_new_life(&asked, ("0-0".into(), 0));
+        assert_eq!((&*at.id, is_missed), ("1001-0", false));
+        assert!(at.is_read, "the stream shows whether it is that life");
         assert_eq!(at.go_on(3), Some(0));
         // The next life after that is another one again, and its server's clock is behind.
         let asked = Place {
             at: asked.at + Duration::from_millis(1),
             ..place("700-0", 0)
         };
-        assert_eq!(&*at.in_new_life(&asked, ("0-0".into(), 0)).id, "0-0");
+        assert_eq!(&*at.in_new_life(&asked, ("0-0".into(), 0)).0.id, "0-0");
+    }
+
+    fn edge(who: &str, online: bool, rev: u64) -> (u64, Edge) {
+        let edge = Edge {
+            who: TypedUser {
+                user: who.into(),
+                kind: "".into(),
+            },
+            online,
+            rev,
+            at: rev,
+            rooms: Vec::new(),
+            others: None,
+        };
+        (0, edge)
+    }
+
+    #[test]
+    fn where_revisions_fall_within_a_read_the_last_change_counts_once() {
+        let ended = |edges: &[(u64, Edge)]| {
+            let mut edges = edges.to_vec();
+            end_with_the_last(&mut edges);
+            edges
+        };
+        let on = |rev| edge(":a", true, rev);
+        let off = |rev| edge(":a", false, rev);
+        let other = edge(":b", true, 3);
+        let right = [on(1), other.clone(), off(2), on(5), off(6)];
+        assert_eq!(ended(&right), right);
+        let gone = (0, Edge { rev: 9, ..off(5).1 });
+        assert_eq!(
+            ended(&[on(9), other.clone(), off(5)]),
+            [other, gone.clone()]
+        );
+        let back = (0, Edge { rev: 9, ..on(6).1 });
+        assert_eq!(ended(&[on(9), off(5), on(6)]), [on(9), back]);
+        assert_eq!(
+            ended(&[off(2), on(9), off(5), off(10)]),
+            [off(2), gone, off(10)]
+        );
     }
 }

@@ -291,6 +291,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 devices: 0,
                 is_read: true,
                 begun_after: forgot.then_some(joined.begun_after),
+                began_again: false,
                 at: asked,
             });
         }

@@ -505,8 +505,14 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.part(who, socket, Duration::ZERO, false);
     }
 
+    /// For how many milliseconds the user of a socket is waited for that was told to be back within
+    /// `keep`.
+    pub fn grace(&self, keep: Duration) -> Millis {
+        millis(self.timing.grace.max(keep))
+    }
+
     fn part(&self, who: TypedUser, socket: Arc<str>, keep: Duration, was_here: bool) {
-        let grace = millis(self.timing.grace.max(keep));
+        let grace = self.grace(keep);
         let mut state = self.state();
         let unannounced = state.unannounced.contains(&who);
         let announced = state.unregistered.get(&who).copied();

@@ -3,10 +3,10 @@
 //! When the store has lost its memory, the last changes are written again: some node may not have
 //! read them. This one tells only what is otherwise than what it told last.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use heartline_core::bounded::Bounded;
 use tokio::time::Instant;
 
 use crate::registry::{Edge, RoomName, TypedUser};
@@ -14,8 +14,11 @@ use crate::registry::{Edge, RoomName, TypedUser};
 /// Changes that are remembered: as many as the registry keeps for who is behind. The oldest are
 /// forgotten for others: what is written again of those is told again.
 const MAX_TOLD: usize = 65_536;
-/// Rooms of all of them.
-const MAX_ROOMS: usize = 262_144;
+/// Their bytes: users and rooms have names of up to 256.
+const MAX_BYTES: usize = 32 << 20;
+/// Bytes of a user without the names, and of a room without its own.
+const USER_BYTES: usize = 192;
+const ROOM_BYTES: usize = 48;
 
 struct Last {
     online: bool,
@@ -25,12 +28,16 @@ struct Last {
     at: Instant,
 }
 
+impl Last {
+    fn bytes(&self, who: &TypedUser) -> usize {
+        let rooms = self.rooms.iter().map(|room| ROOM_BYTES + room.len());
+        USER_BYTES + who.user.len() + who.kind.len() + rooms.sum::<usize>()
+    }
+}
+
 /// The last change of each user of whom there was one lately.
 pub(super) struct Told {
-    of: HashMap<TypedUser, Last>,
-    /// In the order in which they were told; of a user, the last one counts.
-    order: VecDeque<(Instant, TypedUser)>,
-    rooms: usize,
+    of: Bounded<TypedUser, Last>,
     /// For how long they are remembered.
     kept_for: Duration,
     /// What was told until then is no more what clients are held to know.
@@ -40,9 +47,7 @@ pub(super) struct Told {
 impl Told {
     pub(super) fn new(kept_for: Duration) -> Told {
         Told {
-            of: HashMap::new(),
-            order: VecDeque::new(),
-            rooms: 0,
+            of: Bounded::new(MAX_TOLD, MAX_BYTES),
             kept_for,
             void_until: None,
         }
@@ -51,7 +56,7 @@ impl Told {
     /// Whether a change is later than what was told of its user: in an old memory of the store that
     /// has come back there are changes of long ago, and what was read before may be read again.
     pub(super) fn is_news(&self, edge: &Edge) -> bool {
-        let Some(last) = self.of.get(&edge.who) else {
+        let Some(last) = self.of.peek(&edge.who) else {
             return true;
         };
         let is_told = edge.online == last.online && edge.others.is_none();
@@ -61,8 +66,7 @@ impl Told {
     /// Makes of an edge what this node's clients do not know: what was told already is no change,
     /// and what is said to be none is one for who was told otherwise.
     pub(super) fn compare(&mut self, edge: &mut Edge, now: Instant) {
-        let last = self.of.remove(&edge.who);
-        self.rooms -= last.as_ref().map_or(0, |last| last.rooms.len());
+        let last = self.of.take(&edge.who);
         let rev = last.as_ref().map_or(0, |last| last.rev);
         let is_valid = |last: &Last| self.void_until.is_none_or(|until| last.at > until);
         let last = last.filter(is_valid);
@@ -82,42 +86,23 @@ impl Told {
         if edge.online {
             known.extend(edge.rooms.iter().cloned());
         }
-        self.rooms += known.len();
         let last = Last {
             online: edge.online,
             rev: edge.rev.max(rev),
             rooms: known,
             at: now,
         };
-        self.of.insert(edge.who.clone(), last);
-        self.order.push_back((now, edge.who.clone()));
-        self.forget(now);
-    }
-
-    fn forget(&mut self, now: Instant) {
-        while let Some((at, _)) = self.order.front() {
-            let is_much = self.order.len() > MAX_TOLD || self.rooms > MAX_ROOMS;
-            if !is_much && now.saturating_duration_since(*at) <= self.kept_for {
-                return;
-            }
-            self.forget_oldest();
+        let bytes = last.bytes(&edge.who);
+        self.of.put(edge.who.clone(), last, bytes);
+        let is_over = |last: &Last| now.saturating_duration_since(last.at) > self.kept_for;
+        while self.of.oldest().is_some_and(is_over) {
+            self.of.take_oldest();
         }
     }
 
     /// Forgets what was told until then, but for how late it was.
     pub(super) fn forget_until(&mut self, then: Instant) {
         self.void_until = Some(then);
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some((at, who)) = self.order.pop_front() else {
-            return;
-        };
-        if self.of.get(&who).is_some_and(|last| last.at == at)
-            && let Some(last) = self.of.remove(&who)
-        {
-            self.rooms -= last.rooms.len();
-        }
     }
 }
 
@@ -193,7 +178,7 @@ mod tests {
         let mut other = came.clone();
         other.who.user = ":v".into();
         compared(&mut told, &other, later);
-        assert_eq!((told.of.len(), told.order.len(), told.rooms), (1, 1, 1));
+        assert_eq!(told.of.iter().count(), 1);
         assert_eq!(compared(&mut told, &came, later), came);
         told.forget_until(later);
         let next = edge(true, 2, &["r"], None);
@@ -204,7 +189,21 @@ mod tests {
             other.who.user = format!(":{number}").into();
             compared(&mut told, &other, later);
         }
-        assert_eq!(told.order.len(), MAX_TOLD);
-        assert_eq!((told.of.len(), told.rooms), (MAX_TOLD, MAX_TOLD));
+        assert_eq!(told.of.iter().count(), MAX_TOLD);
+    }
+
+    #[test]
+    fn what_was_told_is_bounded_by_its_bytes_too() {
+        let (mut told, now) = (Told::new(KEPT_FOR), Instant::now());
+        let rooms: Vec<String> = (0..20).map(|room| format!("{room:0>256}")).collect();
+        let rooms: Vec<&str> = rooms.iter().map(String::as_str).collect();
+        for number in 0..8_000 {
+            let mut came = edge(true, 1, &rooms, None);
+            came.who.user = format!(":{number:0>255}").into();
+            compared(&mut told, &came, now);
+        }
+        let kept = told.of.iter().count();
+        assert!(kept * 20 * 256 <= 32 << 20, "{kept}");
+        assert!(kept > 4_000, "{kept}");
     }
 }

@@ -29,14 +29,15 @@
 -- <prefix>:devices      the number of the last change of devices
 -- <prefix>:names        how many bytes of rooms' names edges have brought since the last piece
 -- <prefix>:pieces       list: the edges with which the last pieces ended
--- <prefix>:epoch        a name for the registry's memory
+-- <prefix>:epoch        a name for the registry's memory, in this life
 -- <prefix>:secret       what nodes show each other
 -- <prefix>:run          the run of the server that was seen last
--- <prefix>:successor    the memory that somebody knew before this one
+-- <prefix>:successors   the memories that somebody knew before this one, the last first
 -- <prefix>:from         after which edge, and which number, this memory's life began anew
--- <prefix>:floor        the greatest revision that a node was told by a clock that was ahead of this one
--- <prefix>:began        when another run was seen, or this life began: what was said just before may
---                       be lost
+-- <prefix>:floor        what is told has a greater revision: it was reached before this run or life, or
+--                       by a clock that was ahead of this one
+-- <prefix>:began        what has this revision, or a smaller one, is of before this run or life: what was
+--                       said since may be lost
 -- <prefix>:hold         until when nobody is taken for gone
 -- <prefix>:blind        until when nobody is taken for new either
 -- <prefix>:complete     set: incarnations of which all is there, in this hold
@@ -84,6 +85,9 @@ local COMPLETE, EXPECTED = prefix .. ':complete', prefix .. ':expected'
 local SOCKETS, SAID = prefix .. ':sockets', prefix .. ':said'
 local SUSPECTS, MEMBERS = prefix .. ':suspects', prefix .. ':members'
 local VERSION = prefix .. ':version'
+local EPOCH, SUCCESSORS = prefix .. ':epoch', prefix .. ':successors'
+-- Memories before this one that are known by their names.
+local KEPT_NAMES = 32
 local FROM, FLOOR, BEGAN = prefix .. ':from', prefix .. ':floor', prefix .. ':began'
 -- How many nodes have to suspect another, unless fewer could; how many neighbours of a newcomer
 -- on each side are told of it.
@@ -260,6 +264,22 @@ local function complete(incarnation, which)
     end
 end
 
+local function get_floor()
+    return tonumber(call('GET', FLOOR) or 0)
+end
+
+-- What is told from now on is later than this.
+local function raise_floor(rev)
+    local floor = string.format('%.0f', math.max(rev, get_floor()))
+    call('SET', FLOOR, floor)
+    return floor
+end
+
+-- Another run or life: what was said just before may be lost.
+local function begin_anew()
+    call('SET', BEGAN, raise_floor(wall - 1))
+end
+
 local function watch_run(ttl)
     local ok, info = pcall(call, 'INFO', 'server')
     local run = ok and type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
@@ -269,7 +289,7 @@ local function watch_run(ttl)
     if before ~= run then
         call('SET', prefix .. ':run', run)
         if before then
-            call('SET', BEGAN, string.format('%.0f', wall))
+            begin_anew()
             begin_hold(ttl, true)
         end
     end
@@ -283,14 +303,23 @@ end
 -- A node was told of a revision: what is told from now on is later, whatever this server's clock says.
 local function stay_above(rev)
     if (rev or 0) > wall then
-        local floor = math.max(rev, tonumber(call('GET', FLOOR) or 0))
-        call('SET', FLOOR, string.format('%.0f', floor))
+        local floor = raise_floor(rev)
+        -- Where memory was lost, that may be what it was told.
+        if blind > now then
+            call('SET', BEGAN, floor)
+        end
     end
 end
 
 -- The revision that follows one of a user.
 local function next_rev(rev)
-    return math.max(rev + 1, wall, tonumber(call('GET', FLOOR) or 0) + 1)
+    return math.max(rev + 1, wall, get_floor() + 1)
+end
+
+-- Whether what has this revision is of before this run or life: nodes may have been told something
+-- later, of which nothing is known here.
+local function is_of_before(rev)
+    return rev <= tonumber(call('GET', BEGAN) or 0)
 end
 
 -- States: whether announced as online, revision, number of sockets, last seen; and, of
@@ -646,13 +675,18 @@ local function add(incarnation, user, kind, entry, told, probation)
             count_at(user, process_before, -1)
         end
     end
+    local arrives = state[1] == 1 and not told and #new > 0
+    if arrives and is_of_before(state[2]) then
+        -- Nobody would believe what is older than what they were told.
+        state[2] = next_rev(state[2])
+    end
     put_state(user, kind, state)
     if not before then
         -- Whoever was to come back has.
         call('ZREM', DUE, join_who(user, kind))
     end
     enlist(incarnation, entry.h, entry.s, join_who(user, kind))
-    if state[1] == 1 and not told and #new > 0 then
+    if arrives then
         write_edge(user, kind, 1, state[2], new, others)
     end
     settle(user, kind, 0)
@@ -914,11 +948,27 @@ local function place_of_a_reader(is_first)
     return last[1] and last[1][1] or '0-0', number
 end
 
--- Nothing of the stream is news that was written before now.
+-- Nothing of the stream is news that was written before now. A life has a name of its own: so it is
+-- known from one before when this memory comes back once more.
 local function begin_life()
     local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', 1)
     call('SET', FROM, (last[1] and last[1][1] or '0-0') .. ' ' .. (call('GET', prefix .. ':edge') or 0))
-    call('SET', BEGAN, string.format('%.0f', wall))
+    begin_anew()
+    local names, before = { arguments.known }, call('GET', EPOCH)
+    if before ~= arguments.fresh then
+        names = { before, arguments.known }
+    end
+    for name in string.gmatch(call('GET', SUCCESSORS) or '', '%S+') do
+        names[#names + 1] = name
+    end
+    call('SET', SUCCESSORS, table.concat(names, ' ', 1, math.min(#names, KEPT_NAMES)))
+    call('SET', EPOCH, arguments.fresh)
+end
+
+-- Whether this life is known to follow the one of that name.
+local function succeeds(name)
+    local names = ' ' .. (call('GET', SUCCESSORS) or '') .. ' '
+    return string.find(names, ' ' .. name .. ' ', 1, true) ~= nil
 end
 
 -- { process, node, fresh, secret, ttl, info, proto = { min, max }, known, living, rev }
@@ -932,14 +982,12 @@ function operations.join()
     most = math.floor(arguments.ttl * 2 / 5)
     write_clock()
     watch_run(arguments.ttl)
-    call('SET', prefix .. ':epoch', arguments.fresh, 'NX')
+    call('SET', EPOCH, arguments.fresh, 'NX')
     call('SET', prefix .. ':secret', arguments.secret, 'NX')
-    local epoch = call('GET', prefix .. ':epoch')
     stay_above(arguments.rev)
-    if arguments.known and arguments.known ~= epoch then
+    if arguments.known and arguments.known ~= call('GET', EPOCH) then
         -- This may be an old memory that has come back.
-        if call('GET', prefix .. ':successor') ~= arguments.known then
-            call('SET', prefix .. ':successor', arguments.known)
+        if not succeeds(arguments.known) then
             begin_hold(arguments.ttl, true)
             begin_life()
         end
@@ -966,7 +1014,7 @@ function operations.join()
     local last, reached = place_of_a_reader(not arguments.known)
     local from, number = string.match(call('GET', FROM) or '', '^(%S+) (%S+)$')
     return {
-        1, incarnation, epoch, call('GET', prefix .. ':secret'), last, reached,
+        1, incarnation, call('GET', EPOCH), call('GET', prefix .. ':secret'), last, reached,
         tonumber(call('GET', VERSION) or 0), from or '0-0', tonumber(number or 0),
     }
 end
@@ -1182,12 +1230,12 @@ local function believe(user, kind)
 end
 
 -- Whether somebody goes who was announced as online, and of whom that is lost: nothing is known of
--- the user, or only what was so before this run began.
+-- the user, or only what was so before.
 local function is_lost(departure, state)
     if not departure.b then
         return false
     end
-    return not state or (state[1] == 0 and state[3] == 0 and state[2] < tonumber(call('GET', BEGAN) or 0))
+    return not state or (state[1] == 0 and state[3] == 0 and is_of_before(state[2]))
 end
 
 local function depart(departure)
@@ -1266,8 +1314,8 @@ local function tell_again(user, kind)
         return
     end
     -- What was said of who is gone in an earlier life of the registry is older, and what was said of
-    -- anybody just before this run began.
-    if state[2] == 0 or state[2] < tonumber(call('GET', BEGAN) or 0) then
+    -- anybody just before this run.
+    if is_of_before(state[2]) then
         state[2] = next_rev(state[2])
         put_state(user, kind, state)
     end

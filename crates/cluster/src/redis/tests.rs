@@ -256,8 +256,8 @@ impl Pair {
                     version: "1".into(),
                     ..NodeInfo::default()
                 };
-                let known = match self.dice.below(3) {
-                    0 => Some("another"),
+                let known = match self.dice.below(9) {
+                    one @ 0..3 => Some(["another", "one-more", "a-third"][one as usize]),
                     _ => None,
                 };
                 let (living, rev) = (self.dice.below(4) as u32, self.told_rev());

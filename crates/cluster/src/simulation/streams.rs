@@ -107,3 +107,33 @@ fn another_stream_is_noticed_though_nothing_comes_by_it() {
         assert_eq!(world.missed_and_heard().0, 1);
     });
 }
+
+#[test]
+fn who_could_not_read_all_that_is_told_again_after_a_loss_knows_that_some_is_missing() {
+    for kept in [None, Some(10)] {
+        paused(async move {
+            let (mut world, _) = three_that_know().await;
+            locked(&world.store).model.kept_edges = kept;
+            for name in 3..43 {
+                world.come(1, &format!("u{name}"), "");
+            }
+            until(|| locked(&world.store).model.sockets().len() == 43).await;
+            world.restart_store(true);
+            // Who has missed a change has not told the truth.
+            world.amnesia = kept.is_some();
+            world.settle().await;
+            for (number, node) in world.nodes.iter().enumerate() {
+                let names = (0..43).map(|name| format!("u{name}"));
+                let told = names.filter(|name| world.told_at(number, name) == [true]);
+                let told = told.count();
+                let missed = &node.member.counters().missed_edges;
+                let missed = missed.load(Ordering::Relaxed);
+                assert!(
+                    told == 43 || missed > 0,
+                    "{told} at {number}, with {kept:?}"
+                );
+                assert!(told == 43 || kept.is_some(), "{told} at {number}");
+            }
+        });
+    }
+}

@@ -152,9 +152,15 @@ async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Res
         return (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
     }
     let mut body = json!({ "status": "ready" });
-    let cluster = state.gateway.cluster_status();
-    if cluster.is_some_and(|cluster| cluster.degraded) {
-        body = json!({ "status": "degraded", "cluster": "unreachable" });
+    if let Some(cluster) = state.gateway.cluster_status().filter(|it| it.degraded) {
+        body["status"] = "degraded".into();
+        // Where it answers, changes of presence cannot be read there.
+        let trouble = if cluster.unreachable {
+            "unreachable"
+        } else {
+            "unreadable"
+        };
+        body["cluster"] = trouble.into();
     }
     let keys = state.tokens.key_set();
     if keys.is_some_and(|keys| keys.trouble().is_some()) {

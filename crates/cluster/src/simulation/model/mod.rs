@@ -125,14 +125,16 @@ pub(crate) struct Model {
     complete: BTreeSet<Arc<str>>,
     /// How many nodes there were before memory was lost.
     expected: u32,
-    /// The memory that somebody knew before this one.
-    successor_of: Option<Arc<str>>,
+    /// The memories that somebody knew before this one, the last first.
+    successor_of: Vec<Arc<str>>,
     /// After which edge, and which number, this memory's life began anew.
     from: (u64, u64),
-    /// The greatest revision that a node was told by a clock that was ahead of this one.
+    /// What is told has a greater revision: it was reached before this run or life, or by a clock that
+    /// was ahead of this one.
     floor: u64,
-    /// When another run was seen, or this life began: what was said just before may be lost.
-    began: Millis,
+    /// What has this revision, or a smaller one, is of before this run or life: what was said since
+    /// may be lost.
+    began: u64,
     /// Leases; 0: dead, whatever the hold.
     nodes: BTreeMap<Arc<str>, Millis>,
     infos: BTreeMap<Arc<str>, NodeInfo>,
@@ -237,7 +239,22 @@ impl Model {
     fn stay_above(&mut self, now: Millis, rev: u64) {
         if rev > self.wall(now) {
             self.floor = self.floor.max(rev);
+            // Where memory was lost, that may be what it was told.
+            if self.blind > now {
+                self.began = self.floor;
+            }
         }
+    }
+
+    /// Another run or life begins: what was told just before may be lost.
+    fn begin_anew(&mut self, now: Millis) {
+        self.floor = self.floor.max(self.wall(now) - 1);
+        self.began = self.floor;
+    }
+
+    /// The least revision that is given now.
+    fn least_rev(&self, now: Millis) -> u64 {
+        self.wall(now).max(self.floor + 1)
     }
 
     /// Does an operation once, and answers it again when it is said again.

@@ -9,6 +9,9 @@ use crate::registry::{
     TypedUser, Verdict, Versions,
 };
 
+/// Memories before this one that are known by their names.
+const KEPT_NAMES: usize = 32;
+
 /// Whether a suspicion was held to the end of the window, and still is.
 fn is_firm(now: Millis, (first, last): (Millis, Millis), suspicion: Suspicion<'_>) -> bool {
     last >= first + suspicion.window && now <= last + suspicion.lasts()
@@ -43,7 +46,7 @@ impl Model {
 
     fn watch_run(&mut self, now: Millis, run: u64, ttl: Millis) {
         if self.run.replace(run).is_some_and(|before| before != run) {
-            self.began = self.wall(now);
+            self.begin_anew(now);
             self.begin_hold(now, ttl, true);
         }
         // Nobody could reach the store for so long that all leases are over.
@@ -76,11 +79,9 @@ impl Model {
         self.stay_above(now, rev);
         if let Some(known) = known.filter(|known| **known != *epoch) {
             // This may be an old memory that has come back.
-            if self.successor_of.as_deref() != Some(known) {
-                self.successor_of = Some(known.into());
+            if !self.successor_of.iter().any(|before| **before == *known) {
                 self.begin_hold(now, ttl, true);
-                self.from = (self.last_edge(), self.edge_number);
-                self.began = self.wall(now);
+                self.begin_life(now, known, fresh);
             }
             if self.hold > now {
                 self.expected = self.expected.max(living);
@@ -95,6 +96,7 @@ impl Model {
                 *until = 0;
             }
         }
+        let epoch = self.epoch.clone().unwrap_or(epoch);
         let incarnation: Arc<str> = format!("{process}.{fresh}").into();
         self.nodes.insert(incarnation.clone(), now + ttl);
         self.infos.insert(incarnation.clone(), info.clone());
@@ -110,6 +112,19 @@ impl Model {
             begun_after: (self.from.0.to_string().into(), self.from.1),
             version: self.version,
         })
+    }
+
+    /// Nothing of the stream is news that was written before now. A life has a name of its own: so it
+    /// is known from one before when this memory comes back once more.
+    fn begin_life(&mut self, now: Millis, known: &str, fresh: &str) {
+        self.from = (self.last_edge(), self.edge_number);
+        self.begin_anew(now);
+        let before = self.epoch.replace(fresh.into());
+        let before = before.filter(|before| **before != *fresh);
+        for name in [Some(known.into()), before].into_iter().flatten() {
+            self.successor_of.insert(0, name);
+        }
+        self.successor_of.truncate(KEPT_NAMES);
     }
 
     /// Whether a node has a version in common with each that lives.

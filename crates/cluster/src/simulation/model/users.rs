@@ -72,7 +72,8 @@ impl Model {
     /// Compares what was announced with who is there. True: a user who is gone is to
     /// be announced later.
     pub(super) fn settle(&mut self, now: Millis, who: &TypedUser, grace: Millis) -> bool {
-        let (hold, blind, wall, floor) = (self.hold, self.blind, self.wall(now), self.floor);
+        let (hold, blind, wall) = (self.hold, self.blind, self.wall(now));
+        let least = self.least_rev(now);
         let due = self.dues.get(who).copied().unwrap_or(0);
         let Some(user) = self.users.get_mut(&who.user) else {
             return false;
@@ -99,7 +100,7 @@ impl Model {
             return false;
         }
         state.online = online;
-        state.rev = (state.rev + 1).max(wall).max(floor + 1);
+        state.rev = (state.rev + 1).max(least);
         let edge = Edge {
             who: who.clone(),
             online,
@@ -170,7 +171,7 @@ impl Model {
         entry: &Entry,
         (told, on_probation): (bool, bool),
     ) {
-        let wall = self.wall(now);
+        let (wall, began, least) = (self.wall(now), self.began, self.least_rev(now));
         let user = self.users.entry(who.user.clone()).or_default();
         let held = Held {
             entry: entry.clone(),
@@ -184,6 +185,11 @@ impl Model {
         let others: Vec<RoomName> = state.rooms.keys().cloned().collect();
         let rooms = before.as_ref().map_or(&[][..], |held| &held.entry.rooms);
         let new = state.change_rooms(rooms, &entry.rooms);
+        let arrives = state.online && !told && !new.is_empty();
+        if arrives && state.rev <= began {
+            // Nobody would believe what is older than what they were told.
+            state.rev = (state.rev + 1).max(least);
+        }
         let arrival = Edge {
             who: who.clone(),
             online: true,
@@ -192,7 +198,6 @@ impl Model {
             rooms: new,
             others: Some(others),
         };
-        let arrives = state.online && !told && !arrival.rooms.is_empty();
         let has_moved = match &before {
             None => true,
             Some(before) if before.incarnation == *incarnation => false,
@@ -251,12 +256,12 @@ impl Model {
     }
 
     pub(super) fn believe(&mut self, now: Millis, who: &TypedUser) {
-        let (wall, floor) = (self.wall(now), self.floor);
+        let least = self.least_rev(now);
         let user = self.users.entry(who.user.clone()).or_default();
         let state = user.states.entry(who.kind.clone()).or_default();
         if !state.online {
             state.online = true;
-            state.rev = (state.rev + 1).max(wall).max(floor + 1);
+            state.rev = (state.rev + 1).max(least);
         }
     }
 
@@ -278,16 +283,16 @@ impl Model {
     /// All nodes are told what a user is, once that is settled: some may have read what is not so
     /// any more, before memory was lost.
     pub(super) fn tell_again(&mut self, now: Millis, who: &TypedUser) {
-        let (wall, floor, began) = (self.wall(now), self.floor, self.began);
+        let (wall, began, least) = (self.wall(now), self.began, self.least_rev(now));
         let user = self.users.entry(who.user.clone()).or_default();
         let state = user.states.entry(who.kind.clone()).or_default();
         if state.online != (state.count > 0) {
             return;
         }
         // What was said of who is gone in an earlier life of the registry is older, and what was
-        // said of anybody just before this run began.
-        if state.rev == 0 || state.rev < began {
-            state.rev = (state.rev + 1).max(wall).max(floor + 1);
+        // said of anybody just before this run.
+        if state.rev <= began {
+            state.rev = (state.rev + 1).max(least);
         }
         let edge = Edge {
             who: who.clone(),
@@ -358,11 +363,11 @@ impl Model {
     }
 
     /// Whether somebody goes who was announced as online, and of whom that is lost: nothing is known
-    /// of the user, or only what was so before this run began.
+    /// of the user, or only what was so before.
     pub(super) fn is_lost(&self, departure: &Departure) -> bool {
         let user = self.users.get(&departure.who.user);
         let state = user.and_then(|user| user.states.get(&departure.who.kind));
-        let is_older = |state: &State| !state.online && state.count == 0 && state.rev < self.began;
+        let is_older = |state: &State| !state.online && state.count == 0 && state.rev <= self.began;
         departure.announced && state.is_none_or(is_older)
     }
 }
