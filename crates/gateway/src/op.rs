@@ -128,6 +128,17 @@ pub(crate) enum Manner {
     Volatile,
 }
 
+/// A live connection's wish to be in a topic.
+pub(crate) struct TopicAsked {
+    pub(crate) to: SocketAddress,
+    pub(crate) topic: Box<str>,
+    /// What it calls its question, if anything.
+    pub(crate) id: Option<Box<str>>,
+    pub(crate) recover: Recover,
+    /// It wants to know who is there.
+    pub(crate) members: bool,
+}
+
 /// What may be asked of a shard.
 pub(crate) enum Op {
     /// Something has waited for its turn, which it is now.
@@ -177,14 +188,7 @@ pub(crate) enum Op {
         reply: oneshot::Sender<Result<Held, EventError>>,
     },
     /// A live connection wants to be in a topic, and what it has said before is done.
-    SubscribeAsked {
-        to: SocketAddress,
-        topic: Box<str>,
-        id: Option<Box<str>>,
-        recover: Recover,
-        /// It wants to know who is there.
-        members: bool,
-    },
+    SubscribeAsked(TopicAsked),
     /// A live connection joins a topic whose publications arrive from now on.
     Subscribe {
         to: SocketAddress,

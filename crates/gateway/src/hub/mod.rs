@@ -257,19 +257,12 @@ impl App for Hub {
             } => self.send_to(engine, &to, &publication, instead_of.as_ref()),
             Op::Ack { to, ack, args } => self.ack(engine, &to, ack.borrowed(), &args),
             Op::Refuse { to, ack, error } => {
-                let ack = ack.as_ref().map(AckId::borrowed);
-                self.refuse(engine, &to, ack, &error);
+                self.refuse(engine, &to, ack.as_ref().map(AckId::borrowed), &error);
             }
             Op::Answer { to, text } => self.live_answer(engine, &to, &text),
             Op::Join { to, room, reply } => self.join_asked(engine, &to, &room, reply),
             Op::TryJoin { to, room, reply } => self.try_join(engine, &to, &room, reply),
-            Op::SubscribeAsked {
-                to,
-                topic,
-                id,
-                recover,
-                members,
-            } => self.subscribe_asked(engine, &to, (&topic, id.as_deref()), recover, members),
+            Op::SubscribeAsked(asked) => self.subscribe_asked(engine, asked),
             Op::Subscribe {
                 to,
                 topic,

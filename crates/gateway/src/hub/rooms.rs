@@ -25,7 +25,7 @@ use super::tasks::{Subscribing, TaskKind, not_reached};
 use crate::api::{MEMBERS_AN_EVENT, count_newcomer};
 use crate::event::{EventError, to_json};
 use crate::gateway::{Gateway, WeakGateway};
-use crate::op::{Held, Op, Recover};
+use crate::op::{Held, Op, Recover, TopicAsked};
 use crate::publication::Encoding;
 
 /// How long the store may take to keep a member.
@@ -491,12 +491,14 @@ impl Hub {
             return;
         };
         let mut recover = Some(recover);
-        let asked = || Op::SubscribeAsked {
-            to,
-            topic: topic.into(),
-            id: id.map(Into::into),
-            recover: recover.take().flatten(),
-            members,
+        let asked = || {
+            Op::SubscribeAsked(TopicAsked {
+                to,
+                topic: topic.into(),
+                id: id.map(Into::into),
+                recover: recover.take().flatten(),
+                members,
+            })
         };
         // How long that takes is none of the topic's time.
         if self.do_in_turn(engine, slot, asked) {
@@ -506,18 +508,13 @@ impl Hub {
     }
 
     /// A live connection wants to be in a topic, and what it has said before is done.
-    pub(super) fn subscribe_asked(
-        &mut self,
-        engine: &mut Engine,
-        to: &SocketAddress,
-        asked: (&str, Option<&str>),
-        recover: Recover,
-        members: bool,
-    ) {
-        if let Some(slot) = self.locate(engine, to) {
-            self.subscribe_in_turn(engine, slot, asked, recover, members);
-            self.release_input(engine, slot);
-        }
+    pub(super) fn subscribe_asked(&mut self, engine: &mut Engine, asked: TopicAsked) {
+        let Some(slot) = self.locate(engine, &asked.to) else {
+            return;
+        };
+        let topic = (&*asked.topic, asked.id.as_deref());
+        self.subscribe_in_turn(engine, slot, topic, asked.recover, asked.members);
+        self.release_input(engine, slot);
     }
 
     fn subscribe_in_turn(

@@ -6,6 +6,7 @@ mod phase;
 mod prove;
 mod say;
 mod sessions;
+mod status;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
