@@ -8,6 +8,7 @@ use heartline_core::rooms::{Gap, PRIVATE, Room, RoomRef};
 
 use super::Fanout;
 use crate::op::{LineOp, Op};
+use crate::owed;
 
 impl Fanout {
     /// Tells those of this node whose publications were lost.
@@ -69,7 +70,14 @@ impl Fanout {
         }
     }
 
+    /// Members of a room are told that something was lost: they load what there is.
+    pub(crate) fn note_lost(&self, room: &Room) {
+        let at = self.clock.unix_millis(self.clock.now());
+        self.owed.was_lost(|| owed::place(&room.key), at);
+    }
+
     fn tell_gap(&self, room: &Arc<Room>) {
+        self.note_lost(room);
         if self.common().is_some() && room.is_kept() {
             return room.doubts();
         }

@@ -3,6 +3,7 @@
 
 mod histories;
 mod line;
+mod owed;
 mod sessions;
 mod turns;
 mod unreachable;
