@@ -114,9 +114,9 @@ async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> 
         return Ok(());
     }
     let now = shared.unix_millis();
-    let taken = shared
-        .store
-        .take_job(JOB, &shared.node_id, now, now + JOB_MS);
+    // Two processes may have one name.
+    let owner = format!("{}-{:08x}", shared.node_id, fanout.run);
+    let taken = shared.store.take_job(JOB, &owner, now, now + JOB_MS);
     if !taken.await?.1 {
         // What the one tells that has it is heard here, or owed again.
         return Ok(());
