@@ -47,6 +47,7 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
+use crate::owed::Owed;
 use crate::peers::Peers;
 use crate::recovery::{Recovery, random_secret};
 use crate::sessions::Sessions;
@@ -308,7 +309,8 @@ impl GatewayBuilder {
             .backplane
             .take()
             .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
-        let fanout = fanout(&self.config, shards, backplane, clock)?;
+        let is_shared = self.store.is_shared();
+        let fanout = fanout(&self.config, shards, backplane, is_shared, clock)?;
         let announcer = Arc::new(Announcer::default());
         let members = Arc::new(Members::new(
             self.store.clone(),
@@ -465,6 +467,7 @@ impl Parts {
             tokio::spawn(crate::watches::run(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::watches::audit(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
+            tokio::spawn(crate::untold::tell_owed(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);
         let _ = handlers.gateway.set(gateway.downgrade());
@@ -542,6 +545,7 @@ fn fanout(
     config: &Config,
     shards: Vec<ShardHandle<Op>>,
     backplane: Arc<dyn Backplane>,
+    is_store_shared: bool,
     clock: Clock,
 ) -> Result<Arc<Fanout>, BuildError> {
     let mut run = [0; 4];
@@ -567,6 +571,7 @@ fn fanout(
         let kept = Recovery::new(window, settings, heartbeat, identity, journal, &backplane);
         recovery = Some(kept.leaving_at(spot));
     }
+    let has_others = backplane.tag().is_some() || backplane.line().is_some();
     let fanout = Arc::new(Fanout {
         namespaces: Namespaces::new(&config.namespaces),
         rooms: Arc::new(RoomDirectory::new(shards.len())),
@@ -576,6 +581,7 @@ fn fanout(
         recovery,
         clock,
         unread: Unread::default(),
+        owed: Owed::new(is_store_shared && has_others),
     });
     let subscriber = Arc::downgrade(&fanout);
     if let Some(recovery) = &fanout.recovery {
@@ -594,6 +600,7 @@ fn fanout(
     }
     fanout.rooms.on_open(move |room| {
         let fanout = subscriber.upgrade()?;
+        fanout.note_opened(room);
         let namespace = &fanout.namespaces.get(room.namespace).name;
         let tenant = room.tenant.as_deref();
         fanout.hold(namespace, tenant, &room.name)

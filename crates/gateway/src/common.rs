@@ -22,6 +22,7 @@ use crate::announcer;
 use crate::data::{self, MAX_REMEMBERED, SocketData, Texts};
 use crate::fanout::{Fanout, ToRoom, ToRooms, ToUser};
 use crate::op::{LineOp, Manner, Op};
+use crate::owed;
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
 
@@ -232,8 +233,10 @@ impl Fanout {
             self.post(shard as u16, Op::Line(LineOp::Gap { room, gap }));
         };
         let Some(message) = message else {
+            self.note_lost(&room);
             return room.follow_gap(&recovery.line, at, gap);
         };
+        self.note_heard(&room, &message);
         let only = Only {
             skip: to.skip,
             ..Only::default()
@@ -302,6 +305,15 @@ impl Fanout {
             return;
         };
         let only = only_of(&target, skip);
+        if let (Some(user), Some(room)) = (user, &only.instead_of)
+            && self.all_are_in(
+                recovery,
+                (namespace, tenant, user, only.user.as_deref()),
+                room,
+            )
+        {
+            return recovery.shelf.pass_over(scope, &recovery.line, before, id);
+        }
         let kept = Kept {
             id,
             ..recovery.kept(&message, only, self.clock.now())
@@ -480,6 +492,7 @@ impl Fanout {
         };
         if let Scope::Room { .. } = scope {
             if let Some(room) = self.room_of(scope) {
+                self.note_end(&room, &events, recovery);
                 let numbers = (tail.epoch, tail.offset);
                 room.take_in(
                     &recovery.line,
@@ -504,6 +517,18 @@ impl Fanout {
             user: name,
         };
         recovery.shelf.take_in(scope, &recovery.line, known, events);
+    }
+
+    /// Notes which stored messages a room has heard of, or that it has heard of none for as long as
+    /// events are kept.
+    fn note_end(&self, room: &Room, events: &[Kept], recovery: &Recovery) {
+        for event in events {
+            self.note_heard(room, &event.message);
+        }
+        if events.is_empty() && self.owed.is_on() {
+            let time = recovery.sessions.window();
+            self.owed.was_silent(&owed::place(&room.key), time);
+        }
     }
 
     /// The end of a scope does not come in time.

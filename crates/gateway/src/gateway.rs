@@ -75,7 +75,7 @@ pub(crate) struct Ways {
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
     fanout: Arc<Fanout>,
-    tasks: [AbortHandle; 5],
+    tasks: [AbortHandle; 6],
 }
 
 impl fmt::Debug for Gateway {
@@ -137,7 +137,7 @@ impl Gateway {
     pub(crate) fn new(
         shared: Arc<Shared>,
         front: Arc<HttpFront<Op>>,
-        tasks: [AbortHandle; 5],
+        tasks: [AbortHandle; 6],
     ) -> Self {
         Gateway {
             ways: Arc::new(Ways {

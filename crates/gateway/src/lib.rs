@@ -51,6 +51,7 @@ mod metrics;
 mod node;
 mod objects;
 mod op;
+mod owed;
 mod peers;
 mod publication;
 mod recovery;

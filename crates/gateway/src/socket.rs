@@ -299,8 +299,8 @@ impl Socket {
         }
     }
 
-    /// Joins a room, whatever the socket's token says of it. Joining twice
-    /// changes nothing.
+    /// Joins a room, whatever the socket's token says of it. Joining twice changes nothing. Whoever
+    /// is put into the room of a conversation is a member of it from then on.
     ///
     /// # Errors
     /// `INVALID_ROOM`, `ROOM_LIMIT`, or `DISCONNECTED`.
@@ -316,6 +316,7 @@ impl Socket {
         });
         let held = answer.await.map_err(|_| gone())??;
         self.shared.fanout.settle(self.address, held).await;
+        self.takes_part_in(room).await;
         Ok(())
     }
 
@@ -390,10 +391,15 @@ impl Socket {
         });
         let held = answer.await.map_err(|_| gone())??;
         self.shared.fanout.settle(self.address, held).await;
+        self.takes_part_in(room).await;
+        Ok(())
+    }
+
+    /// The user is a member of the conversation whose room it has joined.
+    async fn takes_part_in(&self, room: &str) {
         if let (Some(id), Some(user)) = (rooms::conversation_of(room), &self.identity.user) {
             self.shared.members.joined(id, user).await;
         }
-        Ok(())
     }
 
     /// Whether the client may join a room: its token grants it, or it is a conversation of
@@ -465,8 +471,20 @@ impl Socket {
             return Ok(None);
         };
         let place = (user, conversation_id);
-        let marked = self.shared.markers.mark(place, offset, self.address);
-        Ok(marked.await?.map(|marked| marked.offset))
+        let mark = || self.shared.markers.mark(place, offset, self.address);
+        let mut marked = mark().await?;
+        if marked.is_none() && self.is_in(&rooms::of_conversation(conversation_id)).await {
+            // It has only just joined.
+            self.take_part(conversation_id).await;
+            marked = mark().await?;
+        }
+        Ok(marked.map(|marked| marked.offset))
+    }
+
+    /// Whether it is in a room.
+    async fn is_in(&self, room: &str) -> bool {
+        let rooms = self.shared.fanout.recent_rooms(&[self.address]).await;
+        rooms.iter().any(|one| one == room)
     }
 
     /// Publishes at the client's own wish: if its token grants it, and under a name that is

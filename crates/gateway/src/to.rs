@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use crate::event::{Args, EventError, said};
 use crate::fanout::{ToRoom, ToRooms};
+use crate::in_doubt::Place;
 use crate::in_order;
+use crate::recovery::Recovery;
 use crate::shared::Shared;
 
 /// Sockets by where they are, on all nodes: what `socket.to(…)` and `io.to(…).except(…)` are
@@ -77,14 +79,18 @@ impl To {
     /// # Errors
     /// As [`emit`](Self::emit).
     pub fn emit_stored(&self, message: &StoredMessage) -> Result<(), EventError> {
+        let owed = &self.shared.fanout.owed;
+        if self.is_of_conversation() && owed.is_told(|| self.place(), message.offset) {
+            // Another node has, as this one was so long about it.
+            return Ok(());
+        }
         // In the order of the offsets, whoever has sent it.
         let emit = || in_order::at_once(|| self.emit_new(message));
-        let (Some(recovery), Some(room)) = (&self.shared.fanout.recovery, self.rooms.first())
-        else {
+        let Some(recovery) = self.of_one_room() else {
             return emit();
         };
-        let place = || (self.tenant.clone(), room.as_str().into());
         let in_doubt = &recovery.in_doubt;
+        let place = || self.place();
         let told = in_doubt.in_turn(self.namespace, place, message.offset, emit);
         // Where it is not told yet, it is from the store.
         told.unwrap_or(Ok(()))
@@ -102,10 +108,26 @@ impl To {
     /// A message was in the store already when it was to be stored: if a killed process stored
     /// it and told nobody, the room is told.
     pub fn was_stored(&self, message: &StoredMessage) {
-        if let (Some(recovery), Some(room)) = (&self.shared.fanout.recovery, self.rooms.first()) {
-            let place = || (self.tenant.clone(), room.as_str().into());
-            recovery.in_doubt.is_there(place, message.offset);
+        if let Some(recovery) = self.of_one_room() {
+            recovery.in_doubt.is_there(|| self.place(), message.offset);
         }
+        if self.is_of_conversation() {
+            let fanout = &self.shared.fanout;
+            let now = fanout.clock.now();
+            fanout.owed.is_there(|| self.place(), message.offset, now);
+        }
+    }
+
+    /// What is kept for clients that come back, if it says something to a room.
+    fn of_one_room(&self) -> Option<&Recovery> {
+        let recovery = self.shared.fanout.recovery.as_ref();
+        recovery.filter(|_| !self.rooms.is_empty())
+    }
+
+    /// The first of the rooms.
+    fn place(&self) -> Place {
+        let room = self.rooms.first().map_or("", |room| room);
+        (self.tenant.clone(), room.into())
     }
 
     /// Sends an event with the arguments as they are.

@@ -1,5 +1,6 @@
 //! Messages that were stored, and of which a killed process has told nobody.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,115 @@ pub(crate) async fn tell(shared: Arc<Shared>) {
     in_doubt.end();
 }
 
+/// How often it is looked whether rooms are owed something, and nodes are gone.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// In how many of these rounds rooms are forgotten that are not here any more.
+const FORGET: u32 = 60;
+
+/// The job of whoever tells what a node has stored and told nobody: one node has it at a time, so
+/// that nothing is told twice. And for how long, milliseconds: what is told is heard by then.
+const JOB: &str = "tell";
+const JOB_MS: u64 = 30_000;
+
+/// Tells rooms here of messages that another node has stored, and was killed before it told
+/// anybody: found by a hole in the offsets, by a message that comes again, and by a look at all
+/// rooms when a node has gone or this one begins. Ends only where nodes have no store in common.
+pub(crate) async fn tell_owed(shared: Arc<Shared>) {
+    let fanout = &shared.fanout;
+    if !fanout.owed.is_on() {
+        return;
+    }
+    let (mut others, mut rounds) = (None::<BTreeSet<u32>>, 0u32);
+    loop {
+        if let Some((tags, _)) = fanout.backplane.others().await {
+            let tags: BTreeSet<u32> = tags.into_iter().collect();
+            if others.is_none_or(|before| !before.is_subset(&tags)) {
+                fanout.owed.doubt(fanout.clock.now());
+            }
+            others = Some(tags);
+        }
+        for place in fanout.owed.due(fanout.clock.now()) {
+            if let Err(error) = look_at(&shared, &place).await {
+                tracing::warn!(%error, "what a room is owed cannot be read yet");
+                break;
+            }
+        }
+        rounds += 1;
+        if rounds.is_multiple_of(FORGET) {
+            fanout.forget_owed();
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Looks at what the store has of a room, and tells what it has been owed for long enough.
+async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> {
+    let (tenant, name) = place;
+    let fanout = &shared.fanout;
+    let Some(id) = rooms::conversation_of(name) else {
+        return Ok(());
+    };
+    let (from, limit) = fanout.owed.from(place);
+    let part = shared.store.history(HistoryQuery {
+        tenant: tenant.clone(),
+        channel: Channel::Conversation(id.into()),
+        from,
+        limit,
+        bytes: PART_BYTES,
+    });
+    let part = part.await?;
+    let messages = fanout.owed.owed(place, &part, fanout.clock.now());
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let now = shared.unix_millis();
+    // Two processes may have one name.
+    let owner = format!("{}-{:08x}", shared.node_id, fanout.run);
+    let taken = shared.store.take_job(JOB, &owner, now, now + JOB_MS);
+    if !taken.await?.1 {
+        // What the one tells that has it is heard here, or owed again.
+        return Ok(());
+    }
+    let everywhere: Vec<_> = fanout.namespaces.iter().map(|(id, _)| id).collect();
+    for message in &messages {
+        // While the job was asked for, its node may have come to it.
+        let is_told = fanout.owed.is_told(|| place.clone(), message.offset);
+        let Some(json) = to_json(message).ok().filter(|_| !is_told) else {
+            continue;
+        };
+        say(shared, (&everywhere[..], place), &json);
+        tracing::info!(
+            id = message.id,
+            "a message is told that its node has told nobody"
+        );
+        let to = (&everywhere[..], tenant);
+        notify(shared, to, id, (message, &json)).await;
+    }
+    if let Some((_, common)) = fanout.common()
+        && let Some(back) = common.back(common.last_said())
+    {
+        back.await;
+    }
+    shared.store.end_job(JOB, None).await
+}
+
+/// Tells a room of a message, in these namespaces.
+fn say(shared: &Shared, (namespaces, place): (&[NamespaceId], &Place), json: &str) {
+    let (tenant, name) = place;
+    for &namespace in namespaces {
+        let to = ToRoom {
+            namespace,
+            tenant: tenant.as_deref(),
+            room: name,
+            key: None,
+            skip: None,
+        };
+        let new = Message::new("message:new", json);
+        drop(shared.fanout.publish_to_room(&to, new));
+    }
+}
+
 /// Tells a room of all that is there.
 async fn tell_room(
     shared: &Arc<Shared>,
@@ -82,19 +192,7 @@ async fn tell_room(
             let Ok(json) = to_json(message) else {
                 continue;
             };
-            let tell_in = |namespaces: &[NamespaceId]| {
-                for &namespace in namespaces {
-                    let to = ToRoom {
-                        namespace,
-                        tenant: tenant.as_deref(),
-                        room: name,
-                        key: None,
-                        skip: None,
-                    };
-                    let new = Message::new("message:new", &json);
-                    drop(shared.fanout.publish_to_room(&to, new));
-                }
-            };
+            let tell_in = |namespaces: &[NamespaceId]| say(shared, (namespaces, place), &json);
             let Channel::Conversation(conversation) = &channel else {
                 in_doubt.fill(place, message.offset, tell_in);
                 continue;

@@ -389,6 +389,63 @@ async fn what_is_read_within_a_moment_is_written_once_and_told_to_the_users_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_reads_is_a_member_or_is_refused_and_becomes_none_by_it() {
+    let (gateway, address) = start(gateway()).await;
+    add(&gateway, "ben").await;
+    let mut ben = socketio(&address, "ben").await;
+    ask(&mut ben, "message:send", SAY).await;
+    // The token opens the conversation, and names none.
+    let mut eve = socketio(&address, "eve/conversation:*").await;
+    let read = r#"{"conversationId":"1","offset":1}"#;
+    for (event, data) in [
+        ("history:get", r#"{"conversationId":"1"}"#),
+        ("presence:get", r#"{"users":["ben"]}"#),
+    ] {
+        ask(&mut eve, event, data).await;
+    }
+    let answer = ask(&mut eve, "read", read).await;
+    assert!(answer.contains("FORBIDDEN"), "{answer}");
+    assert_eq!(members(&gateway).await, ["ben"]);
+    // Who has joined is one, also at once.
+    let mut live_eve = live(&address, "eve/conversation:*").await;
+    live_eve
+        .send(r#"{"type":"subscribe","topic":"conversation:1"}"#)
+        .await;
+    let data = r#"{"type":"emit","event":"read","id":1,"data":{"conversationId":"1","offset":1}}"#;
+    live_eve.send(data).await;
+    let answer = live_eve.hear(r#""type":"ack""#).await;
+    assert!(answer.contains(r#""ok":true"#), "{answer}");
+    assert_eq!(members(&gateway).await, ["ben", "eve"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_a_backend_puts_into_the_room_is_a_member() {
+    let (gateway, address) = start(gateway()).await;
+    let mut ann = socketio(&address, "ann").await;
+    let mut other = socketio(&address, "eve/lobby").await;
+    let which = |users: &[&str]| Sockets {
+        tenant_id: None,
+        namespace: "/".into(),
+        rooms: users.iter().map(|user| format!("user:{user}")).collect(),
+        except: Vec::new(),
+    };
+    let room = "conversation:1";
+    let joined = gateway.join_sockets(&which(&["ann", "eve"]), room).await;
+    assert_eq!(joined.unwrap().sockets, 2);
+    assert_eq!(members(&gateway).await, ["ann", "eve"]);
+    for client in [&mut ann, &mut other] {
+        let answer = ask(client, "message:send", SAY).await;
+        assert!(answer.contains(r#""ok":true"#), "{answer}");
+    }
+    // As with who leaves the room themselves, the membership stays.
+    let left = gateway.leave_sockets(&which(&["ann"]), room).await;
+    assert_eq!(left.unwrap().sockets, 1);
+    assert_eq!(members(&gateway).await, ["ann", "eve"]);
+    ask(&mut other, "message:send", SAY).await;
+    ann.hear("message:notification").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_receipts_the_room_hears_how_far_others_have_read_each_once() {
     let (gateway, address) = start(gateway_with(true, Slow::default())).await;
     for id in ["ann", "ben"] {

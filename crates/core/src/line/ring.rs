@@ -122,6 +122,10 @@ pub struct Ring {
     last_at: Micros,
     /// When an event was last lost on its way.
     lost_at: Option<Micros>,
+    /// The number of the last event that was for nobody who is here; 0: there was none.
+    passed: u64,
+    /// Somebody comes who may miss such an event.
+    lacks_passed: bool,
 }
 
 impl Ring {
@@ -139,6 +143,8 @@ impl Ring {
             last: 0,
             last_at: Micros::ZERO,
             lost_at: None,
+            passed: 0,
+            lacks_passed: false,
         }
     }
 
@@ -286,6 +292,19 @@ impl Ring {
         self.dropped_offset = self.dropped_offset.max(offset);
     }
 
+    /// An event was for nobody who is here: nobody misses it but
+    /// [who comes from elsewhere](Self::is_for_others).
+    pub fn pass_over(&mut self, id: u64) {
+        self.last = self.last.max(id);
+        self.passed = self.passed.max(id);
+    }
+
+    /// Somebody comes from another node, for whom what was passed over here may have been: what all
+    /// nodes have kept is to be [taken in](Self::take_in), and what they have not, is gone.
+    pub fn is_for_others(&mut self) {
+        self.lacks_passed |= self.passed > self.dropped;
+    }
+
     /// The numbers in the room begin anew behind this one, and in the line behind that: of what
     /// is kept nobody can be told any more, and its numbers would be taken for those to come.
     pub fn begin_anew(&mut self, id: u64, offset: u64) {
@@ -305,7 +324,8 @@ impl Ring {
     /// Takes in what all nodes together have kept of the place, up to what they knew: together
     /// with what is here, if there is nothing between the two.
     pub fn take_in(&mut self, known: Extent, events: Vec<Kept>, bounds: &Bounds) {
-        let has_all = known.last <= self.last && known.dropped >= self.dropped;
+        let lacks_passed = self.lacks_passed;
+        let has_all = !lacks_passed && known.last <= self.last && known.dropped >= self.dropped;
         if has_all || known.last < self.dropped {
             return;
         }
@@ -316,8 +336,11 @@ impl Ring {
         let mut ring = Ring::new(self.account.clone());
         (ring.dropped, ring.dropped_offset) = (known.dropped, known.dropped_offset);
         ring.lost_at = self.lost_at;
+        // Who is there already does not need it.
+        let is_taken_in = lacks_passed && self.passed <= known.last;
+        ring.passed = if is_taken_in { 0 } else { self.passed };
         if meets {
-            if self.dropped < known.dropped {
+            if self.dropped < known.dropped && !lacks_passed {
                 (ring.dropped, ring.dropped_offset) = (self.dropped, self.dropped_offset);
             }
             all.extend(std::mem::take(&mut self.entries));

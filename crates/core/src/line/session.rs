@@ -10,6 +10,7 @@ use heartline_wire::time::Micros;
 
 use crate::auth::{Identity, UserKey};
 use crate::line::ring::{Kept, Only};
+use crate::namespaces::NamespaceId;
 use crate::presence::SocketAddress;
 use crate::rooms::{PRIVATE, Room, conversation_of};
 
@@ -434,6 +435,25 @@ impl<D> Sessions<D> {
         }
         let owner = (tenant.map(Into::into), user.into());
         table.owners.contains_key(&owner)
+    }
+
+    /// Whether all sockets in a namespace that may come back of a user, or of all with this id, are
+    /// in a room: they are told its events, and of nothing that is said instead of these.
+    pub fn are_in(
+        &self,
+        namespace: NamespaceId,
+        (tenant, user, only): (Option<&str>, &str, Option<&UserKey>),
+        room: &str,
+    ) -> bool {
+        let table = self.table();
+        let owner = (tenant.map(Into::into), user.into());
+        let names = table.owners.get(&owner).into_iter().flatten();
+        let sessions = names.filter_map(|name| table.sessions.get(name));
+        let mut meant = sessions.filter(|session| {
+            let is_it = |only| session.identity.user.as_deref() == Some(only);
+            session.name.namespace() == namespace && only.is_none_or(is_it)
+        });
+        meant.all(|session| session.is_in(room, u64::MAX))
     }
 
     /// The users with this id that have sockets which may come back.

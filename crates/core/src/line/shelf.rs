@@ -136,6 +136,17 @@ impl Shelf {
         true
     }
 
+    /// The same of an event that is for nobody here, so that it need not be kept.
+    pub fn pass_over(&self, scope: ScopeRef<'_>, line: &Line, before: u64, id: u64) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        line.follow(id, || ());
+        if before > ring.last() {
+            ring.skip(before, 0);
+        }
+        ring.pass_over(id);
+    }
+
     /// All nodes hear that something of a scope was lost.
     pub fn follow_loss(&self, scope: ScopeRef<'_>, line: &Line, id: u64) {
         let ring = self.find_or_make(scope, line);

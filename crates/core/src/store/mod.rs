@@ -317,6 +317,11 @@ pub trait MessageStore: Send + Sync + 'static {
         None
     }
 
+    /// Whether other nodes store in it too: an offset says the same to all of them.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Whether it cannot keep messages at the moment.
     fn is_in_trouble(&self) -> bool {
         false

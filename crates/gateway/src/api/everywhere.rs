@@ -369,7 +369,9 @@ impl Gateway {
     }
 
     /// Puts sockets into a room, whatever their tokens say of it, on all nodes. A socket
-    /// that is in as many rooms as it may be stays out.
+    /// that is in as many rooms as it may be stays out. Into that of a conversation its user comes as
+    /// [a member](Self::add_members), who stays one when the socket leaves the room; sockets of users
+    /// who cannot be made members stay out.
     ///
     /// # Errors
     /// When the namespace or a room is none.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::UserKey;
 use heartline_core::entries::{
     ConnectionState, MemberEntry, Page, RoomEntry, SocketEntry, SocketFilter, UserPresence,
@@ -13,6 +13,7 @@ use heartline_core::message::{Message, check_key};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
+use heartline_core::store::conversations::Added;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
 use heartline_wire::json;
@@ -425,13 +426,47 @@ impl Gateway {
         member_entries(users)
     }
 
-    /// Puts sockets of this node into a room, or takes them out; how many.
+    /// Makes the users of sockets members of a conversation, as who is in its room is one. Those
+    /// that may be put there: who cannot be made a member, or is nobody, may not.
+    async fn let_in(&self, id: &str, sockets: &[SocketAddress]) -> Vec<SocketAddress> {
+        let mut of_users: HashMap<Arc<UserKey>, Vec<SocketAddress>> = HashMap::new();
+        for entry in self.shared.fanout.entries(sockets).await {
+            let socket = SocketAddress::parse(&entry.socket_id);
+            let socket = socket.map(|name| self.shared.fanout.whereabouts(name));
+            if let (Some(socket), Some(user_id)) = (socket, entry.user_id) {
+                let user = UserKey {
+                    tenant_id: entry.tenant_id.map(Into::into),
+                    user_id: user_id.into(),
+                    user_type: entry.user_type.map(Into::into),
+                };
+                of_users.entry(Arc::new(user)).or_default().push(socket);
+            }
+        }
+        let users: Vec<Arc<UserKey>> = of_users.keys().cloned().collect();
+        let added = self.add_members(id, &users).await;
+        for (user, added) in users.iter().zip(added) {
+            match added {
+                Ok(Added::New | Added::Raised | Added::Known) => continue,
+                Ok(Added::Full) => tracing::warn!("a conversation has no room for a member"),
+                Err(error) => tracing::warn!(%error, "a conversation's member could not be stored"),
+            }
+            of_users.remove(user);
+        }
+        of_users.into_values().flatten().collect()
+    }
+
+    /// Puts sockets of this node into a room, or takes them out; how many. Who is put into the room
+    /// of a conversation is a member of it; who is taken out stays one.
     pub(crate) async fn move_here(&self, which: &Sockets, room: &str, join: bool) -> usize {
         let fanout = &self.shared.fanout;
         let tenant = which.tenant_id.as_deref();
         let chosen = fanout.choose(&which.namespace, tenant, &which.rooms, &which.except);
+        let mut chosen = chosen.await;
+        if let Some(id) = rooms::conversation_of(room).filter(|_| join) {
+            chosen = self.let_in(id, &chosen).await;
+        }
         let (mut joining, mut leaving) = (Vec::new(), Vec::new());
-        for to in chosen.await {
+        for to in chosen {
             let (shard, room) = (to.0.conn.shard, room.into());
             if join {
                 let (reply, answer) = oneshot::channel();

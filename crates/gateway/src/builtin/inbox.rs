@@ -45,7 +45,8 @@ fn user(identity: &Identity) -> Result<&Arc<UserKey>, EventError> {
     identity.user.as_ref().ok_or(Code::AuthRequired.into())
 }
 
-/// Moves the user's read marker forward; it is kept when that is answered.
+/// Moves the marker of a member forward; it is kept when that is answered. To look at a conversation
+/// makes nobody a member, and who is none has no marker.
 pub(super) async fn read(
     socket: Socket,
     Json(read): Json<Read>,
@@ -55,8 +56,6 @@ pub(super) async fn read(
     socket
         .may_join(&rooms::of_conversation(&conversation_id))
         .await?;
-    // Whoever reads takes part: a token may open what nobody has joined yet.
-    socket.take_part(&conversation_id).await;
     let marked = socket.mark_read(&conversation_id, read.offset).await;
     match marked.map_err(|error| refused(&error))? {
         Some(offset) => Ok(Json(Marked {

@@ -12,6 +12,7 @@ use heartline_core::rooms::{Gap, PRIVATE, Room, RoomRef};
 
 use super::Fanout;
 use crate::op::{Doubtful, LineOp, Op};
+use crate::owed;
 use crate::recovery::Recovery;
 
 impl Fanout {
@@ -128,10 +129,17 @@ impl Fanout {
         common.is_some_and(Recovery::keeps_all)
     }
 
+    /// Members of a room are told that something was lost: they load what there is.
+    pub(crate) fn note_lost(&self, room: &Room) {
+        let at = self.clock.unix_millis(self.clock.now());
+        self.owed.was_lost(|| owed::place(&room.key), at);
+    }
+
     fn tell_gap(&self, room: &Arc<Room>) {
         if self.comes_by_line(&room.key.name) {
             return;
         }
+        self.note_lost(room);
         let recovery = self.recovery.as_ref();
         let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
         let note = |gap: Gap| {

@@ -31,6 +31,7 @@ use heartline_engine::clock::Clock;
 use heartline_engine::shard::ShardHandle;
 
 use crate::op::{Op, SelectedAction, WatchOp};
+use crate::owed::Owed;
 use crate::recovery::Recovery;
 
 /// What it takes to reach a socket.
@@ -49,6 +50,8 @@ pub(crate) struct Fanout {
     /// When an event is kept.
     pub(crate) clock: Clock,
     pub(crate) unread: Unread,
+    /// Stored messages that rooms here may not have heard of, though a node has stored them.
+    pub(crate) owed: Owed,
 }
 
 /// What came from other nodes and could not be read: it is lost, and taken for that.

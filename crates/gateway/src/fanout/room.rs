@@ -8,13 +8,15 @@ use heartline_core::line::ring::{Kept, Only};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{PRIVATE, RoomRef};
+use heartline_core::rooms::{self, PRIVATE, Room, RoomKey, RoomRef};
 use heartline_engine::shard::outbound::ConflationKey;
 use tokio::sync::oneshot;
 
 use super::{Fanout, ToUser};
+use crate::in_doubt::Place;
 use crate::in_order::Later;
 use crate::op::Op;
+use crate::owed;
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
 
@@ -152,6 +154,53 @@ impl Fanout {
         Published::Here(offset)
     }
 
+    /// Whether a room is here, in whichever namespace.
+    pub(crate) fn has_room(&self, (tenant, name): &Place) -> bool {
+        let tenant = tenant.as_deref();
+        self.namespaces.iter().any(|(namespace, _)| {
+            let room = RoomRef {
+                namespace,
+                tenant,
+                name,
+            };
+            self.rooms.find(&room).is_some()
+        })
+    }
+
+    /// Forgets what was heard in rooms that are not here any more.
+    pub(crate) fn forget_owed(&self) {
+        // One by one: a room that opens is noted under the lock of its part of the rooms.
+        for place in self.owed.all() {
+            if !self.has_room(&place) {
+                self.owed.forget(&place);
+                if self.has_room(&place) {
+                    // It has opened meanwhile.
+                    let now = self.clock.now();
+                    self.owed.opened(|| place, now, self.clock.unix_millis(now));
+                }
+            }
+        }
+    }
+
+    /// Notes that a room has members here from now on, if it is that of a conversation.
+    pub(crate) fn note_opened(&self, room: &RoomKey) {
+        if self.owed.is_on() && rooms::conversation_of(&room.name).is_some() {
+            let now = self.clock.now();
+            let at = self.clock.unix_millis(now);
+            self.owed.opened(|| owed::place(room), now, at);
+        }
+    }
+
+    /// Notes a stored message that a room hears of.
+    pub(crate) fn note_heard(&self, room: &Room, message: &Message) {
+        if self.owed.is_on()
+            && let Some(offset) = owed::offset_of(message, &room.key.name)
+        {
+            let now = self.clock.now();
+            self.owed.heard(|| owed::place(&room.key), offset, now);
+        }
+    }
+
     pub(super) fn publish_here(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
         let room = self.rooms.find(&RoomRef {
             namespace: to.namespace,
@@ -177,6 +226,7 @@ impl Fanout {
             };
             self.post(shard as u16, op);
         };
+        self.note_heard(&room, &message);
         if self.common().is_some() && room.is_kept() {
             // Who does not know of the line has said it.
             let told = self.passing(&message);

@@ -204,7 +204,10 @@ impl Fanout {
             user: Some(user),
         };
         let is_kept = |recovery: &Recovery| {
-            recovery.keeps(&format!("{PRIVATE}{user}")) && self.has_anybody(tenant, user)
+            let is_kept = recovery.keeps(&format!("{PRIVATE}{user}"));
+            let is_for_nobody =
+                |room| self.all_are_in(recovery, (namespace, tenant, user, only), room);
+            is_kept && self.has_anybody(tenant, user) && !instead_of.is_some_and(is_for_nobody)
         };
         let instead_of: Option<Arc<str>> = instead_of.map(Into::into);
         let for_whom = || Only {
@@ -219,6 +222,24 @@ impl Fanout {
             reached = self.post_to_user(to, message, place);
         });
         reached
+    }
+
+    /// Whether what is told instead of a room's events is for nobody here, as all that a user has are
+    /// sockets which may come back, in that room: it is not kept then, or it would take the places of
+    /// what they are to be told.
+    pub(crate) fn all_are_in(
+        &self,
+        recovery: &Recovery,
+        (namespace, tenant, user, only): (NamespaceId, Option<&str>, &str, Option<&UserKey>),
+        room: &str,
+    ) -> bool {
+        let is_here = || {
+            let sockets = self.backplane.local().sockets(tenant, user, only);
+            sockets.iter().any(|socket| socket.namespace() == namespace)
+        };
+        let whose = (tenant, user, only);
+        // Who is connected meanwhile hears it now, if it is for them.
+        !is_here() && recovery.sessions.are_in(namespace, whose, room) && !is_here()
     }
 
     fn sockets_of(&self, to: &ToUser<'_>) -> Vec<SocketAddress> {

@@ -8,13 +8,14 @@
 //! the newcomer go when it is there.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
 use heartline_core::backplane::line::{Scope, Unclaimed};
 use heartline_core::line::Place;
 use heartline_core::line::session::Session;
+use heartline_core::line::shelf::ScopeRef;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
@@ -247,6 +248,15 @@ async fn gather(
         return;
     };
     if let Some(record) = elsewhere {
+        let of_user = ScopeRef {
+            namespace: earlier.name.namespace(),
+            tenant: identity.tenant_id().map(|tenant| &**tenant),
+            user: identity.user_id(),
+        };
+        if let Some(ring) = recovery.shelf.find(of_user) {
+            let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+            ring.is_for_others();
+        }
         recovery.park(imported(shared, earlier.name, identity, &record));
     }
     let Some(rooms) = recovery.sessions.rooms(&earlier.name) else {

@@ -456,7 +456,13 @@ impl Hub {
     }
 
     /// Whoever joins a conversation's room is one of its members from then on.
-    fn note_joined(&mut self, engine: &mut Engine, slot: Slot, namespace: NamespaceId, room: &str) {
+    pub(super) fn note_joined(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        room: &str,
+    ) {
         let Some(conversation) = rooms::conversation_of(room) else {
             return;
         };

@@ -122,7 +122,10 @@ impl Hub {
                     for room in rooms.iter() {
                         // What is no room's name, or one too many, is not joined.
                         if heartline_core::rooms::is_valid_name(room) {
-                            let _ = self.join(engine, slot, namespace, room);
+                            let joined = self.join(engine, slot, namespace, room);
+                            if joined.is_ok() {
+                                self.note_joined(engine, slot, namespace, room);
+                            }
                         }
                     }
                 }

@@ -217,7 +217,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         method: "post",
         path: "/v1/rooms/{room}/members",
-        does: "Put sockets into a room: those of users, those with these ids, those in rooms",
+        does: "Put sockets into a room: those of users, with these ids, in rooms. Into a conversation's as members",
         query: &[],
         body: WHO,
         answer: "Joined",

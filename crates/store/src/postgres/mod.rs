@@ -244,6 +244,10 @@ impl MessageStore for PostgresStore {
         })
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn clean(&self, what: Cleaning, from: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
         self.ask(move |session| async move { clean::step(&session, what, from).await })
     }

@@ -312,3 +312,54 @@ fn what_was_collected_is_shared_and_stays_as_it_was_when_others_take_its_place()
     drop(ring);
     assert_eq!(account.held(), 0);
 }
+
+#[test]
+fn what_was_passed_over_nobody_here_misses_and_who_comes_from_elsewhere_is_told() {
+    let bounds = Bounds {
+        events: 3,
+        age: Duration::from_secs(60),
+        bytes: 1 << 20,
+        buffer: 1 << 20,
+    };
+    let said = |id: u64| {
+        let said = Said {
+            id,
+            offset: 0,
+            key: None,
+            is_removal: false,
+        };
+        said.kept(1)
+    };
+    let ids = |ring: &Ring| -> Vec<u64> {
+        let all = ring.between(0, u64::MAX);
+        all.map(|event| event.id).collect()
+    };
+    let mut ring = Ring::new(Arc::default());
+    ring.push(said(1), &bounds);
+    (2..9).for_each(|id| ring.pass_over(id));
+    let in_common = |dropped: u64| {
+        let known = Extent {
+            dropped,
+            dropped_offset: 0,
+            last: 8,
+        };
+        (known, (dropped + 1..9).map(said).collect::<Vec<_>>())
+    };
+    let (known, events) = in_common(5);
+    ring.take_in(known, events.clone(), &bounds);
+    assert!(ring.is_complete_after(0) && ids(&ring) == [1]);
+    // Of these some are not kept in common any more.
+    ring.is_for_others();
+    ring.take_in(known, events, &bounds);
+    assert!(ring.is_complete_after(5) && !ring.is_complete_after(4));
+    assert_eq!(ids(&ring), [6, 7, 8]);
+    // Here all are.
+    let mut ring = Ring::new(Arc::default());
+    ring.push(said(5), &bounds);
+    (6..9).for_each(|id| ring.pass_over(id));
+    ring.is_for_others();
+    let (known, events) = in_common(5);
+    ring.take_in(known, events, &bounds);
+    assert!(ring.is_complete_after(5));
+    assert_eq!(ids(&ring), [6, 7, 8]);
+}

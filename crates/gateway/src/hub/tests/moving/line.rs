@@ -155,6 +155,8 @@ pub(super) struct Meeting {
     places: HashMap<Scope, Place>,
     pub(super) sessions: HashMap<SocketAddress, (usize, Written)>,
     pub(super) ways: [Way; 2],
+    /// Each node takes the other one for dead.
+    pub(super) is_gone: bool,
     /// The last change of presence that was said.
     edges: u64,
     /// Users whose sessions were ended, and the number of that.
@@ -678,6 +680,13 @@ impl Backplane for Meets {
 
     fn tag(&self) -> Option<u32> {
         Some(self.line.node as u32 + 1)
+    }
+
+    fn others(&self) -> BoxFuture<Option<(Vec<u32>, Duration)>> {
+        let is_gone = self.line.meeting.lock().unwrap().is_gone;
+        let other = (!is_gone).then_some(2 - self.line.node as u32);
+        let others = (other.into_iter().collect(), Duration::ZERO);
+        Box::pin(std::future::ready(Some(others)))
     }
 
     fn secret(&self) -> Option<Arc<str>> {

@@ -3,6 +3,7 @@
 
 mod cut;
 mod direct;
+mod instead;
 mod killed;
 mod live;
 mod stopped;
@@ -39,7 +40,7 @@ pub(super) struct Tracking {
 }
 
 impl Tracking {
-    fn new(world: &mut World, token: &str) -> Tracking {
+    pub(super) fn new(world: &mut World, token: &str) -> Tracking {
         let mut tracking = Tracking::lost(world.engineio(), token);
         tracking.connect(world);
         tracking
@@ -112,7 +113,7 @@ impl Tracking {
         }
     }
 
-    fn asks(&mut self, world: &mut World, text: &str) {
+    pub(super) fn asks(&mut self, world: &mut World, text: &str) {
         self.client.says(text);
         world.settle();
         self.hear(usize::MAX);
