@@ -33,6 +33,9 @@ const LAST_RESPONSES: Duration = Duration::from_millis(250);
 /// How much longer than `drain_timeout` a drain takes at most: the process is to end within a
 /// second, and what is left of that is its own.
 const LAST_OF_ALL: Duration = Duration::from_millis(900);
+/// How long a drain waits until the last changes of presence are told: they are gathered for
+/// 50 ms.
+const LAST_CHANGES: Duration = Duration::from_millis(250);
 
 /// A request on the public port that is neither Socket.IO nor live, with its body: at most
 /// `max_payload` bytes.
@@ -271,6 +274,10 @@ impl Gateway {
         let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
         self.finish(left).await;
         if first {
+            // Of who has gone the next process says nothing.
+            let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
+            let told = shared.announcer.quiet();
+            let _ = tokio::time::timeout(left.min(LAST_CHANGES), told).await;
             self.leave();
         }
     }
@@ -303,7 +310,9 @@ impl Gateway {
             && let Some(spot) = recovery.spot()
         {
             let (clock, path) = (&self.shared.clock, spot.path());
-            let left = recovery.leave(path, &config.namespace_list(), &fanout.rooms, clock);
+            let to = (path, &*config.namespace_list());
+            let all = (&fanout.namespaces, &*fanout.rooms);
+            let left = recovery.leave(to, fanout.backplane.local(), all, clock);
             if let Err(error) = left {
                 tracing::warn!(
                     %error,
