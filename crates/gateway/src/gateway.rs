@@ -274,11 +274,8 @@ impl Gateway {
         let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
         self.finish(left).await;
         if first {
-            // Of who has gone the next process says nothing.
             let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
-            let told = shared.announcer.quiet();
-            let _ = tokio::time::timeout(left.min(LAST_CHANGES), told).await;
-            self.leave();
+            self.leave(left.min(LAST_CHANGES)).await;
         }
     }
 
@@ -300,8 +297,9 @@ impl Gateway {
         }
     }
 
-    /// Leaves what is kept to the next process, where that is wanted and would be all.
-    fn leave(&self) {
+    /// Leaves what is kept to the next process, where that is wanted and would be all. For so long
+    /// it waits until those who have gone were told of: the next process does not say so.
+    async fn leave(&self, patience: Duration) {
         let (fanout, config) = (&self.shared.fanout, &self.shared.config);
         let is_alone = fanout.backplane.tag().is_none();
         if let Some(recovery) = &fanout.recovery
@@ -309,6 +307,8 @@ impl Gateway {
             && recovery.journal.is_none()
             && let Some(spot) = recovery.spot()
         {
+            let told = self.shared.announcer.quiet();
+            let _ = tokio::time::timeout(patience, told).await;
             let (clock, path) = (&self.shared.clock, spot.path());
             let to = (path, &*config.namespace_list());
             let all = (&fanout.namespaces, &*fanout.rooms);
