@@ -45,6 +45,8 @@ struct Waiting {
     edges: Vec<Edge>,
     /// Which of them come after some that are gone.
     after_holes: Vec<usize>,
+    /// Some that were taken may not have been told yet.
+    is_telling: bool,
 }
 
 /// Changes of presence on their way.
@@ -52,6 +54,7 @@ struct Waiting {
 pub(crate) struct Announcer {
     waiting: Mutex<Waiting>,
     work: Notify,
+    done: Notify,
 }
 
 impl Announcer {
@@ -74,8 +77,32 @@ impl Announcer {
 
     /// What waits, in pieces without a hole.
     fn take(&self) -> (Vec<Edge>, Vec<usize>) {
-        let waiting = std::mem::take(&mut *self.waiting());
-        (waiting.edges, waiting.after_holes)
+        let mut waiting = self.waiting();
+        let Waiting {
+            edges, after_holes, ..
+        } = std::mem::take(&mut *waiting);
+        waiting.is_telling = !edges.is_empty();
+        if edges.is_empty() {
+            self.done.notify_waiters();
+        }
+        (edges, after_holes)
+    }
+
+    /// Resolves when all that has happened was told.
+    pub(crate) async fn quiet(&self) {
+        loop {
+            let done = self.done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            let is_done = {
+                let waiting = self.waiting();
+                waiting.edges.is_empty() && !waiting.is_telling
+            };
+            if is_done {
+                return;
+            }
+            done.await;
+        }
     }
 }
 
@@ -122,7 +149,7 @@ async fn tell(fanout: &Weak<Fanout>, edges: &[Edge], known: &mut u64) -> bool {
             .position(|edge| (edge.number > 0) != is_numbered);
         let (alike, others) = rest.split_at(alike.unwrap_or(rest.len()));
         let Some((recovery, common)) = common.filter(|_| is_numbered) else {
-            announce(&there, alike);
+            announce_and_note(&there, alike);
             rest = others;
             continue;
         };
@@ -146,6 +173,21 @@ async fn tell(fanout: &Weak<Fanout>, edges: &[Edge], known: &mut u64) -> bool {
         }
     }
     true
+}
+
+/// Tells of some changes, which a journal has so that whatever becomes of this process, who was
+/// told that somebody is online is told of the end of it.
+fn announce_and_note(fanout: &Fanout, edges: &[Edge]) {
+    let recovery = fanout.recovery.as_ref();
+    let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+    let changes = edges.iter().filter(|edge| edge.others.is_none());
+    if let Some(journal) = journal {
+        journal.online(changes.clone().filter(|edge| edge.online));
+    }
+    announce(fanout, edges);
+    if let Some(journal) = journal {
+        journal.offline(changes.filter(|edge| !edge.online));
+    }
 }
 
 /// What is told of the first of some changes to whom, and how many of them these are.

@@ -10,6 +10,7 @@ use heartline_core::backplane::Backplane;
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::namespaces::Namespaces;
 use heartline_core::policy::ConnectLimit;
+use heartline_core::presence::Online;
 use heartline_core::rooms::RoomDirectory;
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::offer::Store;
@@ -310,7 +311,7 @@ impl GatewayBuilder {
             .take()
             .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
         let is_shared = self.store.is_shared();
-        let fanout = fanout(&self.config, shards, backplane, is_shared, clock)?;
+        let (fanout, before) = fanout(&self.config, shards, backplane, is_shared, clock)?;
         let announcer = Arc::new(Announcer::default());
         let members = Arc::new(Members::new(
             self.store.clone(),
@@ -329,9 +330,11 @@ impl GatewayBuilder {
             clock,
             max_payload: self.config.max_payload,
         }));
+        let users = fanout.backplane.local();
+        before.into_iter().for_each(|one| users.expect(one));
         let handlers = Arc::new(self.take_handlers(&fanout));
         let (fallback, gatekeeper) = (self.fallback.take(), self.gatekeeper.take());
-        let shared = self.shared(clock, fanout, members, watches);
+        let shared = self.shared(clock, fanout, (members, watches, announcer.clone()));
         let hooks = Hooks {
             fallback,
             gatekeeper,
@@ -391,8 +394,7 @@ impl GatewayBuilder {
         self,
         clock: Clock,
         fanout: Arc<Fanout>,
-        members: Arc<Members>,
-        watches: Arc<Watches>,
+        (members, watches, announcer): (Arc<Members>, Arc<Watches>, Arc<Announcer>),
     ) -> Arc<Shared> {
         let config = self.config;
         let receipts = config.conversations.receipts;
@@ -416,6 +418,7 @@ impl GatewayBuilder {
             members,
             watches,
             markers,
+            announcer,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
             data: AllData::default(),
@@ -499,6 +502,7 @@ fn open_journal(
     let size = Size {
         segment: JOURNAL,
         age: age.as_millis() as u64,
+        tells_rooms: config.tells_rooms(),
     };
     Journal::open(path, config.namespace_list(), identity, size, now).map_err(|error| {
         BuildError::Journal(format!(
@@ -540,17 +544,19 @@ fn left_behind(spot: &Spot, config: &Config) -> Option<(stopped::Identity, Found
     })
 }
 
-/// The ways to sockets; rooms that come to be are told to the backplane.
+/// The ways to sockets, and who was online with an earlier process; rooms that come to be are told
+/// to the backplane.
 fn fanout(
     config: &Config,
     shards: Vec<ShardHandle<Op>>,
     backplane: Arc<dyn Backplane>,
     is_store_shared: bool,
     clock: Clock,
-) -> Result<Arc<Fanout>, BuildError> {
+) -> Result<(Arc<Fanout>, Vec<Online>), BuildError> {
     let mut run = [0; 4];
     heartline_engine::random::fill(&mut run);
-    let mut run = u32::from_ne_bytes(run);
+    let life = u32::from_ne_bytes(run);
+    let mut run = life;
     let (mut found, mut recovery) = (None, None);
     let spot = spot(config);
     let left = spot.as_ref().and_then(|spot| left_behind(spot, config));
@@ -578,11 +584,13 @@ fn fanout(
         backplane,
         shards,
         run,
+        life,
         recovery,
         clock,
         unread: Unread::default(),
         owed: Owed::new(is_store_shared && has_others),
     });
+    let mut before = Vec::new();
     let subscriber = Arc::downgrade(&fanout);
     if let Some(recovery) = &fanout.recovery {
         let keeper = subscriber.clone();
@@ -594,7 +602,12 @@ fn fanout(
         let is_shared = recovery.common.is_some();
         let account = recovery.line.account.clone();
         fanout.rooms.keep(account, is_shared, rule);
-        if let Some(found) = found {
+        if let Some(mut found) = found {
+            let users = std::mem::take(&mut found.users);
+            let how = (&fanout.namespaces, config.offline_grace);
+            if fanout.backplane.tag().is_none() {
+                before = recovery.expected(users, how, &clock);
+            }
             recovery.restore(found, &fanout.rooms, &clock);
         }
     }
@@ -605,7 +618,7 @@ fn fanout(
         let tenant = room.tenant.as_deref();
         fanout.hold(namespace, tenant, &room.name)
     });
-    Ok(fanout)
+    Ok((fanout, before))
 }
 
 /// What the engine has to know of the configuration.

@@ -33,6 +33,9 @@ const LAST_RESPONSES: Duration = Duration::from_millis(250);
 /// How much longer than `drain_timeout` a drain takes at most: the process is to end within a
 /// second, and what is left of that is its own.
 const LAST_OF_ALL: Duration = Duration::from_millis(900);
+/// How long a drain waits until the last changes of presence are told: they are gathered for
+/// 50 ms.
+const LAST_CHANGES: Duration = Duration::from_millis(250);
 
 /// A request on the public port that is neither Socket.IO nor live, with its body: at most
 /// 65 536 bytes, and not more than `max_payload`.
@@ -273,7 +276,8 @@ impl Gateway {
         let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
         self.finish(left).await;
         if first {
-            self.leave();
+            let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
+            self.leave(left.min(LAST_CHANGES)).await;
         }
     }
 
@@ -295,8 +299,9 @@ impl Gateway {
         }
     }
 
-    /// Leaves what is kept to the next process, where that is wanted and would be all.
-    fn leave(&self) {
+    /// Leaves what is kept to the next process, where that is wanted and would be all. For so long
+    /// it waits until those who have gone were told of: the next process does not say so.
+    async fn leave(&self, patience: Duration) {
         let (fanout, config) = (&self.shared.fanout, &self.shared.config);
         let is_alone = fanout.backplane.tag().is_none();
         if let Some(recovery) = &fanout.recovery
@@ -304,8 +309,12 @@ impl Gateway {
             && recovery.journal.is_none()
             && let Some(spot) = recovery.spot()
         {
+            let told = self.shared.announcer.quiet();
+            let _ = tokio::time::timeout(patience, told).await;
             let (clock, path) = (&self.shared.clock, spot.path());
-            let left = recovery.leave(path, &config.namespace_list(), &fanout.rooms, clock);
+            let to = (path, &*config.namespace_list());
+            let all = (&fanout.namespaces, &*fanout.rooms);
+            let left = recovery.leave(to, fanout.backplane.local(), all, clock);
             if let Err(error) = left {
                 tracing::warn!(
                     %error,

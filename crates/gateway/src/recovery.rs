@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hashbrown::{HashMap, HashSet};
-use heartline_core::auth::RoomPattern;
+use heartline_core::auth::{RoomPattern, UserKey};
 use heartline_core::backplane::Backplane;
 use heartline_core::backplane::line::SharedLine;
 use heartline_core::line::direct::Direct;
@@ -20,7 +20,9 @@ use heartline_core::line::session::{Session, Sessions};
 use heartline_core::line::shelf::{Scope, ScopeRef, Shelf};
 use heartline_core::line::{Bounds, Line, Place};
 use heartline_core::message::Message;
-use heartline_core::presence::SocketAddress;
+use heartline_core::namespaces::Namespaces;
+use heartline_core::policy::Announce;
+use heartline_core::presence::{Online, Presence, RoomAddress, SocketAddress};
 use heartline_core::rooms::{Left, RoomDirectory, RoomKey};
 use heartline_engine::clock::Clock;
 use heartline_wire::id::Sid;
@@ -31,7 +33,7 @@ use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
 use crate::in_doubt::InDoubt;
 use crate::journal::stopped::Spot;
-use crate::journal::{Found, Journal, Known, KnownRoom, Place as Written, stopped};
+use crate::journal::{Found, Journal, Known, KnownRoom, KnownUser, Place as Written, stopped};
 use crate::publication::Told;
 
 /// Bytes of a resume token that prove the gateway has given it out.
@@ -294,6 +296,61 @@ impl Recovery {
         }
     }
 
+    /// Who was online with an earlier process, each until those who were lost with it are not
+    /// expected back any more, or for a grace, if that is longer.
+    pub(crate) fn expected(
+        &self,
+        users: HashMap<Arc<UserKey>, KnownUser>,
+        (namespaces, grace): (&Namespaces, Duration),
+        clock: &Clock,
+    ) -> Vec<Online> {
+        let later = clock.now() + self.sessions.window().max(grace);
+        let place = |key: RoomKey| RoomAddress {
+            namespace: namespaces.get(key.namespace).name.clone(),
+            room: key.name,
+        };
+        let tells = |key: &RoomKey| {
+            let namespace = namespaces.iter().find(|(id, _)| *id == key.namespace);
+            namespace.is_some_and(|(_, one)| one.config.announce == Announce::Rooms)
+        };
+        let users = users.into_iter().map(|(user, known)| Online {
+            user,
+            rev: known.rev,
+            until: match known.until {
+                0 => later,
+                until => clock.at_unix_millis(until),
+            },
+            rooms: known.rooms.into_iter().filter(tells).map(place).collect(),
+        });
+        users.collect()
+    }
+
+    /// Who is online, for the next process. Nobody has a socket any more.
+    fn online(
+        &self,
+        presence: &Presence,
+        namespaces: &Namespaces,
+        clock: &Clock,
+    ) -> HashMap<Arc<UserKey>, KnownUser> {
+        let later = clock.now() + self.sessions.window();
+        let users = presence.all().into_iter().map(|online| {
+            let rooms = online.rooms.iter().filter_map(|place| {
+                Some(RoomKey {
+                    namespace: namespaces.find(&place.namespace)?,
+                    tenant: online.user.tenant_id.clone(),
+                    name: place.room.clone(),
+                })
+            });
+            let known = KnownUser {
+                rev: online.rev,
+                until: clock.unix_millis(online.until.max(later)),
+                rooms: rooms.collect(),
+            };
+            (online.user, known)
+        });
+        users.collect()
+    }
+
     /// Goes on with the events but those of rooms, which it answers.
     fn restore_events(&self, found: &mut Found, clock: &Clock) -> OfRooms {
         let names: HashSet<SocketAddress> = found.sockets.iter().map(|one| one.name).collect();
@@ -354,12 +411,14 @@ impl Recovery {
     }
 
     /// All that is kept now, for another process. Everybody is gone.
-    fn all(&self, rooms: &RoomDirectory, clock: &Clock) -> Found {
+    fn all(&self, presence: &Presence, all: (&Namespaces, &RoomDirectory), clock: &Clock) -> Found {
+        let (namespaces, rooms) = all;
         let mut found = Found {
             last: self.line.last(),
             lost: self.missing(),
             ..Found::default()
         };
+        found.users = self.online(presence, namespaces, clock);
         let at = |event: &Kept| clock.unix_millis(event.at);
         for room in rooms.all() {
             let place = Written::Room(room.key.clone(), room.incarnation);
@@ -413,17 +472,17 @@ impl Recovery {
     /// It cannot be written, or there was no end of what happened.
     pub(crate) fn leave(
         &self,
-        path: &Path,
-        namespaces: &str,
-        rooms: &RoomDirectory,
+        (path, names): (&Path, &str),
+        presence: &Presence,
+        all: (&Namespaces, &RoomDirectory),
         clock: &Clock,
     ) -> io::Result<()> {
         for _ in 0..LEAVE_ATTEMPTS {
-            let found = self.all(rooms, clock);
+            let found = self.all(presence, all, clock);
             let last = found.last;
             let identity = (self.line.epoch(), self.secret);
             let (sockets, begun) = (found.sockets.len(), clock.now());
-            stopped::write(path, namespaces.to_owned(), identity, found)?;
+            stopped::write(path, names.to_owned(), identity, found)?;
             let file = path.to_owned();
             if self.line.ends_at(last, move || drop(fs::remove_file(file))) {
                 let _ = self.left.set(path.to_owned());

@@ -12,6 +12,7 @@ use heartline_engine::clock::Clock;
 use heartline_engine::slots::ConnectionSlots;
 use tokio::sync::watch;
 
+use crate::announcer::Announcer;
 use crate::config::Config;
 use crate::data::AllData;
 use crate::fanout::Fanout;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) markers: Arc<Markers>,
     /// What clients watch: apart, as `members`.
     pub(crate) watches: Arc<Watches>,
+    /// Changes of presence on their way to clients: a drain waits for them.
+    pub(crate) announcer: Arc<Announcer>,
     /// What users' clients keep; told of by `session:checkpoint` and of ends by the hub.
     pub(crate) sessions: Arc<Sessions>,
     /// Each shard writes its own part; the API sums them.

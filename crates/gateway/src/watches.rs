@@ -29,6 +29,9 @@ const WINDOW: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(250);
 /// The same while nothing is watched.
 const LOOK_SELDOM: Duration = Duration::from_secs(1);
+/// An answer that says only what was so longer ago is stale: the read of changes behind it takes
+/// two seconds while nobody asks, and is begun when the one before it has ended.
+const MAX_AGE: Duration = Duration::from_secs(5);
 /// Users in one question to the backplane.
 const ASKED: usize = 100;
 /// How long a reader waits for other nodes to say who is in a room; without them, it is told that
@@ -83,7 +86,7 @@ impl Drop for Waiting<'_> {
 impl Watches {
     pub(crate) fn new(fanout: Arc<Fanout>, clock: Clock) -> Watches {
         Watches {
-            board: Mutex::new(Board::new(fanout.run, fanout.shard_count())),
+            board: Mutex::new(Board::new(fanout.life, fanout.shard_count())),
             fanout,
             clock,
             work: Notify::new(),
@@ -149,6 +152,13 @@ impl Watches {
         let reached = self.reached();
         let doubted = self.locked(|board| board.distrusted());
         doubted.map_or(reached, |since| since.min(reached))
+    }
+
+    /// Whether an answer is stale that says what was so at this time, Unix milliseconds, whatever
+    /// is believed of it.
+    pub(crate) fn is_old(&self, as_of: u64) -> bool {
+        let age = self.unix_millis().saturating_sub(as_of);
+        age > MAX_AGE.as_millis() as u64
     }
 
     /// Whether nothing is watched or told to other nodes, how many rooms are followed, and whether

@@ -20,8 +20,10 @@ const BETWEEN_READS: Duration = Duration::from_millis(40);
 /// How long a read waits at the store. Its end proves that nothing was missed until then: while
 /// somebody asks, what a node knows of others is not older than this, and a little.
 const WAIT_WHILE_ASKED: Duration = Duration::from_secs(1);
-/// The same while nobody does, and a node is to cost the store little.
-const WAIT: Duration = Duration::from_secs(5);
+/// The same while nobody does, and a node is to cost the store little. Who asks first may be told
+/// what the read before the one under way has proved, from its beginning on: that was twice as long
+/// ago, which is less than the five seconds that answers may be old without being called stale.
+const WAIT: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether the stream still has what was read last. A new master is noticed
 /// by a read that fails, but for one that a Redis Cluster hides.

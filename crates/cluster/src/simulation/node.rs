@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::net::{Net, Process, Ways};
 use super::store::{Link, Store, locked};
@@ -59,6 +59,8 @@ pub(super) struct Sockets {
     /// Ousted: told to go, and not gone yet.
     pub(super) leaving: Vec<Arc<str>>,
     pub(super) told: Arc<tokio::sync::Notify>,
+    /// All changes up to then have been heard.
+    pub(super) heard_until: Option<Instant>,
 }
 
 pub(super) struct Table(Arc<Mutex<Sockets>>);
@@ -91,6 +93,12 @@ impl Local for Table {
             let edges = edges.iter().map(|(_, edge)| edge.clone());
             sockets.heard.extend(edges);
         }
+    }
+
+    fn heard_until(&self, ago: Duration) {
+        let mut sockets = locked(&self.0);
+        let until = Instant::now() - ago;
+        sockets.heard_until = sockets.heard_until.max(Some(until));
     }
 }
 

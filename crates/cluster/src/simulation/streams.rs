@@ -47,6 +47,21 @@ async fn three_that_know() -> (World, Standing) {
 }
 
 #[test]
+fn what_is_known_while_nobody_asks_is_less_than_five_seconds_old() {
+    paused(async {
+        let world = World::quiet(Duration::ZERO, Policy::Unlimited);
+        sleep(TTL).await;
+        for _ in 0..600 {
+            sleep(Duration::from_millis(97)).await;
+            for node in &world.nodes {
+                let until = locked(&node.sockets).heard_until.unwrap();
+                assert!(until.elapsed() < Duration::from_millis(4_500));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_read_that_breaks_puts_nothing_in_doubt_and_what_came_meanwhile_is_read() {
     paused(async {
         let (mut world, before) = three_that_know().await;

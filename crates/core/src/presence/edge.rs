@@ -77,6 +77,18 @@ impl Heard {
         Some(self.last)
     }
 
+    /// A room has heard of the user, in which no socket is.
+    pub(super) fn remember(&mut self, place: RoomAddress) {
+        self.last += 1;
+        let new = Place {
+            number: self.last,
+            sockets: 0,
+        };
+        if self.places.insert(place, new).is_none() {
+            self.left += 1;
+        }
+    }
+
     /// A socket has left a room; with the last of them the room is forgotten.
     pub(super) fn leave(&mut self, place: &RoomAddress) {
         if self.is_last(place) {

@@ -98,6 +98,19 @@ struct Left {
     rev: u64,
 }
 
+/// A user who is online, as one process leaves it to the next: with those who heard of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Online {
+    /// Who.
+    pub user: Arc<UserKey>,
+    /// The number of the change since which it is.
+    pub rev: u64,
+    /// Until when it is, if no socket of it comes.
+    pub until: Micros,
+    /// The rooms whose members have heard of it, where `presence.announce` is `rooms`.
+    pub rooms: Vec<RoomAddress>,
+}
+
 /// Bytes of a user's names.
 fn name_bytes(key: &UserKey) -> usize {
     let others = [&key.tenant_id, &key.user_type];
@@ -236,6 +249,61 @@ impl Presence {
         }
     }
 
+    /// A user was online when an earlier process ended, and those who heard of it are told when it
+    /// is not any more: it stays online until the time that it has to come back.
+    pub fn expect(&self, before: Online) {
+        let Online {
+            user: key,
+            rev,
+            until,
+            rooms,
+        } = before;
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        if part.user(&key).is_some() {
+            return;
+        }
+        let id = Id {
+            tenant: key.tenant_id.clone(),
+            user: key.user_id.clone(),
+        };
+        let user = User {
+            key: key.clone(),
+            sockets: Vec::new(),
+            grace: Some(until),
+            rev,
+            scope: (!rooms.is_empty()).then(|| Box::new(Scope::of(rooms))),
+        };
+        part.users.entry(id).or_default().push(user);
+        self.rev.fetch_max(rev, Ordering::Relaxed);
+        self.online.fetch_add(1, Ordering::Relaxed);
+        self.wait(until, key);
+    }
+
+    /// Everybody who is online, for another process that [expects](Self::expect) them.
+    pub fn all(&self) -> Vec<Online> {
+        let parts = self.parts.iter().flat_map(|part| {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            let users = part.users.values().flatten();
+            let users = users.map(|user| Online {
+                user: user.key.clone(),
+                rev: user.rev,
+                until: user.grace.unwrap_or_default(),
+                rooms: user
+                    .scope
+                    .as_ref()
+                    .map_or_else(Vec::new, |scope| scope.places()),
+            });
+            users.collect::<Vec<_>>()
+        });
+        parts.collect()
+    }
+
+    /// A user's grace is looked at when it is over.
+    fn wait(&self, until: Micros, key: Arc<UserKey>) {
+        let mut graces = self.graces.lock().unwrap_or_else(PoisonError::into_inner);
+        graces.push(Reverse((until, key)));
+    }
+
     /// A socket is gone; who was to go for it stays.
     pub fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
@@ -254,10 +322,7 @@ impl Presence {
         let until = user.grace.unwrap_or_default().max(now + self.grace);
         if until > now {
             user.grace = Some(until);
-            self.graces
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(Reverse((until, key.clone())));
+            self.wait(until, key.clone());
         } else {
             self.depart(&mut part, key, at);
         }
@@ -949,6 +1014,48 @@ mod tests {
                 assert_eq!(kept, since / SINCE_UNIT * SINCE_UNIT);
             }
         }
+    }
+
+    #[test]
+    fn who_is_left_to_another_process_is_online_there_until_the_time_to_come_back_is_over() {
+        let (before, _) = presence(Duration::ZERO);
+        for (id, slot) in [("ann", 1), ("bob", 2)] {
+            let newcomer = newcomer(id, slot, None, DevicePolicy::Unlimited);
+            before.connect(newcomer, 1_000).unwrap();
+        }
+        let place = RoomAddress {
+            namespace: "/".into(),
+            room: "a".into(),
+        };
+        before.enter_room(&user("bob"), socket(2), place.clone(), 1_000);
+        let left = before.all();
+        assert_eq!(left.len(), 2);
+
+        let heard: Arc<Mutex<Vec<Edge>>> = Arc::default();
+        let told = heard.clone();
+        let sink: EdgeSink = Box::new(move |edge| told.lock().unwrap().push(edge.clone()));
+        let after = Presence::new(Duration::ZERO, sink);
+        let until = Micros(5_000_000);
+        for online in left {
+            after.expect(Online { until, ..online });
+        }
+        assert_eq!(after.online(), 2);
+        let newcomer = newcomer("ann", 1, None, DevicePolicy::Unlimited);
+        after.connect(newcomer, 900).unwrap();
+        assert_eq!(after.expire(Micros(4_999_999), 900), Some(until));
+        assert!(heard.lock().unwrap().is_empty());
+        assert_eq!(after.expire(until, 900), None);
+        // The clock has gone back meanwhile, and numbers have not.
+        let heard = heard.lock().unwrap();
+        let [went] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        assert!(!went.online && went.rev > 1_000);
+        assert_eq!(
+            (&*went.user.user_id, &went.rooms[..]),
+            ("bob", &[place][..])
+        );
+        assert_eq!(after.online(), 1);
     }
 
     proptest! {

@@ -21,6 +21,13 @@ impl Scope {
         act(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// These have heard of a user who has no socket in them.
+    pub(super) fn of(places: Vec<RoomAddress>) -> Scope {
+        let scope = Scope::default();
+        scope.heard(|heard| places.into_iter().for_each(|place| heard.remember(place)));
+        scope
+    }
+
     /// All of them, in order.
     pub(super) fn places(&self) -> Vec<RoomAddress> {
         self.heard(|heard| heard.before(u64::MAX))

@@ -689,7 +689,27 @@ impl Gateway {
         let as_of = self.as_of();
         let backplane = &self.shared.fanout.backplane;
         let asked = backplane.presence_known(tenant.map(Into::into), once_each(users));
-        (asked.await, as_of)
+        (self.aged(asked.await, as_of), as_of)
+    }
+
+    /// [`presence`](Self::presence), and [until when](Self::as_of) nothing is missing in it, Unix
+    /// milliseconds.
+    pub async fn presence_asked(
+        &self,
+        tenant: Option<&str>,
+        users: &[String],
+    ) -> (Vec<UserPresence>, u64) {
+        let as_of = self.as_of();
+        let found = self.presence(tenant, users).await;
+        (self.aged(found, as_of), as_of)
+    }
+
+    /// What is said of users as of a time: if that is long ago, something may be missing.
+    fn aged(&self, mut found: Vec<UserPresence>, as_of: u64) -> Vec<UserPresence> {
+        if self.shared.watches.is_old(as_of) {
+            found.iter_mut().for_each(|user| user.stale = true);
+        }
+        found
     }
 
     /// Up to `limit` of the users that are online on this node.

@@ -45,6 +45,9 @@ pub(crate) struct Fanout {
     pub(crate) shards: Vec<ShardHandle<Op>>,
     /// Tells this run's rooms from another's.
     pub(crate) run: u32,
+    /// Tells what is watched of this process from what was of another: unlike rooms, nothing of
+    /// it goes on.
+    pub(crate) life: u32,
     /// What is kept for clients that come back, if anything is.
     pub(crate) recovery: Option<Recovery>,
     /// When an event is kept.

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+use heartline_core::auth::UserKey;
 use heartline_core::line::ring::Kept;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::RoomKey;
 use heartline_wire::time::Micros;
 
-use super::known::{Known, KnownRoom, Size, State};
+use super::known::{Known, KnownRoom, KnownUser, Size, State};
 use super::record::{self, EventRecord, Record, RoomRecord, Where};
 
 /// What was in a journal.
@@ -17,6 +19,8 @@ use super::record::{self, EventRecord, Record, RoomRecord, Where};
 pub(crate) struct Found {
     pub(crate) sockets: Vec<Known>,
     pub(crate) rooms: Vec<(RoomKey, KnownRoom)>,
+    /// Who was online.
+    pub(crate) users: HashMap<Arc<UserKey>, KnownUser>,
     /// The events, each place's in their order, with the Unix time in milliseconds.
     pub(crate) events: Vec<(Place, u64, Kept)>,
     /// Places of which something was dropped, with the number of the last.
@@ -35,6 +39,7 @@ impl Found {
         self.lost = state.lost;
         self.last = self.last.max(state.lost);
         self.sockets = state.sockets.values().cloned().collect();
+        self.users = state.online();
         let rooms = state.rooms.iter();
         self.rooms = rooms.map(|(key, room)| (key.clone(), *room)).collect();
         let keyed = state.keyed_before(self.kept_from).cloned();

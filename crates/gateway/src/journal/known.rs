@@ -23,6 +23,30 @@ pub(crate) struct Size {
     pub(crate) segment: u64,
     /// How old events may be that a start goes on with, milliseconds.
     pub(crate) age: u64,
+    /// Whether rooms are told of users who come and go, of some namespace.
+    pub(crate) tells_rooms: bool,
+}
+
+/// Rooms of a user's ended sockets that are to hear when it goes: as many as presence remembers.
+const MAX_LEFT: usize = 1_000;
+
+/// A user who is online, as far as anybody was told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KnownUser {
+    /// The number of the change since which it is.
+    pub(crate) rev: u64,
+    /// Until when, if no socket of it comes, Unix milliseconds; 0: nobody knows yet.
+    pub(crate) until: u64,
+    /// Rooms that have heard of it.
+    pub(crate) rooms: HashSet<RoomKey>,
+}
+
+impl KnownUser {
+    /// Whether what this socket is in has heard of the user: who was lost before was another time
+    /// that it was online. The numbers of changes are no less than the time.
+    fn has(&self, socket: &Known) -> bool {
+        socket.lost_at.is_none_or(|at| at >= self.rev)
+    }
 }
 
 /// What is written down of a socket.
@@ -119,6 +143,9 @@ fn stored_offset(message: &Message) -> Option<u64> {
 pub(super) struct State {
     pub(super) sockets: HashMap<SocketAddress, Known>,
     pub(super) rooms: HashMap<RoomKey, KnownRoom>,
+    /// Who is online. Of their rooms, those that no socket is in any more.
+    pub(super) users: HashMap<Arc<UserKey>, KnownUser>,
+    tells_rooms: bool,
     /// The number in the line of the last event that was lost without anybody knowing whose.
     pub(super) lost: u64,
     /// The newest of each key of the rooms, however old.
@@ -162,6 +189,7 @@ impl State {
         State {
             // A file that begins with them still has room for as much again.
             most_keyed: (size.segment / 2) as usize,
+            tells_rooms: size.tells_rooms,
             ..State::default()
         }
     }
@@ -180,6 +208,31 @@ impl State {
                 }
             }
             Record::Lost { place } => self.lost = self.lost.max(*place),
+            Record::Online {
+                user,
+                rev,
+                until,
+                rooms,
+            } => {
+                let known = KnownUser {
+                    rev: *rev,
+                    until: *until,
+                    rooms: rooms.iter().cloned().collect(),
+                };
+                self.users.insert(user.clone(), known);
+            }
+            Record::Offline { user, rev } => {
+                let is_over = self.users.get(user).is_some_and(|known| known.rev < *rev);
+                if is_over {
+                    self.users.remove(user);
+                }
+            }
+            of_socket => self.apply_to_socket(of_socket),
+        }
+    }
+
+    fn apply_to_socket(&mut self, record: &Record) {
+        match record {
             Record::Opened { name, user, rooms } => {
                 let known = Known {
                     name: *name,
@@ -231,10 +284,34 @@ impl State {
                     }
                 }
             }
-            Record::Ended { name } => {
-                self.sockets.remove(name);
+            Record::Ended { name } => self.end(name),
+            _ => {}
+        }
+    }
+
+    /// A socket does not come back. The rooms that it was in know of its user all the same.
+    fn end(&mut self, name: &SocketAddress) {
+        let Some(ended) = self.sockets.remove(name) else {
+            return;
+        };
+        let user = ended.user.as_ref().filter(|_| self.tells_rooms);
+        let user = user.and_then(|user| self.users.get_mut(user));
+        if let Some(user) = user.filter(|user| user.has(&ended)) {
+            let more = MAX_LEFT.saturating_sub(user.rooms.len());
+            user.rooms.extend(ended.rooms.into_keys().take(more));
+        }
+    }
+
+    /// Who is online, each with all rooms that have heard of it.
+    pub(super) fn online(&self) -> HashMap<Arc<UserKey>, KnownUser> {
+        let mut users = self.users.clone();
+        for socket in self.sockets.values() {
+            let user = socket.user.as_ref().and_then(|user| users.get_mut(user));
+            if let Some(user) = user.filter(|user| user.has(socket)) {
+                user.rooms.extend(socket.rooms.keys().cloned());
             }
         }
+        users
     }
 
     fn note_event(&mut self, event: &EventRecord) {
@@ -344,6 +421,55 @@ impl State {
         }
     }
 
+    /// What is known of a socket, as records.
+    fn of_socket(&self, known: &Known) -> impl Iterator<Item = Record> {
+        let name = known.name;
+        let opened = Record::Opened {
+            name,
+            user: known.user.clone(),
+            rooms: known.grants.clone(),
+        };
+        let all = &self.rooms;
+        let joined = known.rooms.iter().filter_map(move |(key, since)| {
+            let room = all.get(key)?;
+            Some(Record::Joined {
+                name,
+                room: RoomRecord {
+                    key: key.clone(),
+                    incarnation: room.incarnation,
+                    offset: room.offset,
+                },
+                since: *since,
+            })
+        });
+        let left = (known.left > 0).then(|| Record::Left {
+            name,
+            room: RoomKey {
+                namespace: name.namespace(),
+                tenant: None,
+                name: "".into(),
+            },
+            place: known.left,
+        });
+        let earlier = std::iter::once(0).chain(known.places.iter().map(|(_, end)| *end));
+        let places = std::iter::zip(&known.places, earlier);
+        let places = places.filter(move |((address, _), _)| *address != name);
+        let places = places.map(move |((address, _), end)| Record::Back {
+            name,
+            address: *address,
+            end,
+        });
+        let texts = known.remembered.iter();
+        let texts = texts.map(move |(key, text)| Record::Remembered {
+            name,
+            key: key.clone(),
+            text: Some(text.clone()),
+        });
+        let parked = known.lost_at.map(|at| Record::Parked { name, at });
+        let first = std::iter::once(opened).chain(places).chain(texts);
+        first.chain(joined).chain(left).chain(parked)
+    }
+
     /// All of it as records, with the newest of keys that were said before a number.
     pub(super) fn records(&self, own_from: u64) -> impl Iterator<Item = Record> {
         let rooms = self.rooms.iter().flat_map(|(key, known)| {
@@ -364,56 +490,20 @@ impl State {
             std::iter::once(Record::Room(room)).chain(gap).chain(told)
         });
         let lost = (self.lost > 0).then_some(Record::Lost { place: self.lost });
-        let sockets = self.sockets.values().flat_map(move |known| {
-            let name = known.name;
-            let opened = Record::Opened {
-                name,
-                user: known.user.clone(),
-                rooms: known.grants.clone(),
-            };
-            let all = &self.rooms;
-            let joined = known.rooms.iter().filter_map(move |(key, since)| {
-                let room = all.get(key)?;
-                Some(Record::Joined {
-                    name,
-                    room: RoomRecord {
-                        key: key.clone(),
-                        incarnation: room.incarnation,
-                        offset: room.offset,
-                    },
-                    since: *since,
-                })
-            });
-            let left = (known.left > 0).then(|| Record::Left {
-                name,
-                room: RoomKey {
-                    namespace: name.namespace(),
-                    tenant: None,
-                    name: "".into(),
-                },
-                place: known.left,
-            });
-            let earlier = std::iter::once(0).chain(known.places.iter().map(|(_, end)| *end));
-            let places = std::iter::zip(&known.places, earlier);
-            let places = places.filter(move |((address, _), _)| *address != name);
-            let places = places.map(move |((address, _), end)| Record::Back {
-                name,
-                address: *address,
-                end,
-            });
-            let texts = known.remembered.iter();
-            let texts = texts.map(move |(key, text)| Record::Remembered {
-                name,
-                key: key.clone(),
-                text: Some(text.clone()),
-            });
-            let parked = known.lost_at.map(|at| Record::Parked { name, at });
-            let first = std::iter::once(opened).chain(places).chain(texts);
-            first.chain(joined).chain(left).chain(parked)
+        let sockets = self
+            .sockets
+            .values()
+            .flat_map(move |known| self.of_socket(known));
+        let users = self.users.iter().map(|(user, known)| Record::Online {
+            user: user.clone(),
+            rev: known.rev,
+            until: known.until,
+            rooms: known.rooms.iter().cloned().collect(),
         });
         let keyed = self.keyed_before(own_from).cloned();
         let keyed = keyed.map(|event| Record::Event(Box::new(event)));
-        lost.into_iter().chain(rooms).chain(keyed).chain(sockets)
+        let places = lost.into_iter().chain(rooms).chain(keyed);
+        places.chain(sockets).chain(users)
     }
 }
 
@@ -427,6 +517,7 @@ mod tests {
         let mut state = State::new(Size {
             segment: 20_000,
             age: 1_000,
+            tells_rooms: false,
         });
         let text = format!("\"{}\"", "x".repeat(1_000));
         for id in 1..100 {

@@ -23,11 +23,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use heartline_core::auth::{Identity, RoomPattern};
 use heartline_core::line::ring::Kept;
 use heartline_core::line::shelf::ScopeRef;
-use heartline_core::presence::SocketAddress;
+use heartline_core::presence::{Edge, SocketAddress};
 use heartline_core::rooms::{Gap, Room, RoomKey};
 
 pub(crate) use found::{Found, Place};
-pub(crate) use known::{Known, KnownRoom, Size};
+pub(crate) use known::{Known, KnownRoom, KnownUser, Size};
 
 use found::event_record;
 use known::State;
@@ -295,6 +295,27 @@ impl Journal {
         self.note(&std::iter::once(back).chain(gone).collect::<Vec<_>>());
     }
 
+    /// These users are online, of which nobody has heard yet.
+    pub(crate) fn online<'a>(&self, edges: impl Iterator<Item = &'a Edge>) {
+        let records = edges.map(|edge| Record::Online {
+            user: edge.user.clone(),
+            rev: edge.rev,
+            until: 0,
+            rooms: Vec::new(),
+        });
+        self.note(&records.collect::<Vec<_>>());
+    }
+
+    /// These are offline, and that was told: what a killed process has told to nobody is told by
+    /// the next.
+    pub(crate) fn offline<'a>(&self, edges: impl Iterator<Item = &'a Edge>) {
+        let records = edges.map(|edge| Record::Offline {
+            user: edge.user.clone(),
+            rev: edge.rev,
+        });
+        self.note(&records.collect::<Vec<_>>());
+    }
+
     /// It will not come back.
     pub(crate) fn ended(&self, name: SocketAddress) {
         self.note(&[Record::Ended { name }]);
@@ -313,6 +334,7 @@ mod tests {
         let size = Size {
             segment: 10_000,
             age: 1_000,
+            tells_rooms: true,
         };
         let now = Box::new(|| 7);
         Journal::open(path, "/".into(), (1, [2; 32]), size, now).unwrap()

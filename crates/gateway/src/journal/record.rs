@@ -82,6 +82,20 @@ pub(super) enum Record {
     Ended {
         name: SocketAddress,
     },
+    /// A user is online, since this change.
+    Online {
+        user: Arc<UserKey>,
+        rev: u64,
+        /// Until when, if no socket of it comes, Unix milliseconds; 0: nobody knows yet.
+        until: u64,
+        /// Rooms that have heard of it, besides those of its sockets.
+        rooms: Vec<RoomKey>,
+    },
+    /// It is offline since this change, and that was told.
+    Offline {
+        user: Arc<UserKey>,
+        rev: u64,
+    },
 }
 
 impl Record {
@@ -203,10 +217,14 @@ impl Writer<'_> {
     fn user(&mut self, user: Option<&UserKey>) {
         self.byte(user.is_some().into());
         if let Some(user) = user {
-            self.optional(user.tenant_id.as_deref());
-            self.bytes(user.user_id.as_bytes());
-            self.optional(user.user_type.as_deref());
+            self.named(user);
         }
+    }
+
+    fn named(&mut self, user: &UserKey) {
+        self.optional(user.tenant_id.as_deref());
+        self.bytes(user.user_id.as_bytes());
+        self.optional(user.user_type.as_deref());
     }
 
     fn key(&mut self, key: &RoomKey) {
@@ -364,6 +382,30 @@ impl Writer<'_> {
                 self.bytes(key.as_bytes());
                 self.optional(text.as_deref());
             }
+            of_user => self.of_user(of_user),
+        }
+    }
+
+    fn of_user(&mut self, record: &Record) {
+        match record {
+            Record::Online {
+                user,
+                rev,
+                until,
+                rooms,
+            } => {
+                self.byte(15);
+                self.named(user);
+                self.number(*rev);
+                self.number(*until);
+                self.number(rooms.len() as u64);
+                rooms.iter().for_each(|room| self.key(room));
+            }
+            Record::Offline { user, rev } => {
+                self.byte(16);
+                self.named(user);
+                self.number(*rev);
+            }
             _ => {}
         }
     }
@@ -421,14 +463,18 @@ impl<'a> Reader<'a> {
     }
 
     fn user(&mut self) -> Option<Option<Arc<UserKey>>> {
-        if !self.flag()? {
-            return Some(None);
+        match self.flag()? {
+            true => self.named().map(Some),
+            false => Some(None),
         }
-        Some(Some(Arc::new(UserKey {
+    }
+
+    fn named(&mut self) -> Option<Arc<UserKey>> {
+        Some(Arc::new(UserKey {
             tenant_id: self.optional()?.map(Into::into),
             user_id: self.text()?.into(),
             user_type: self.optional()?.map(Into::into),
-        })))
+        }))
     }
 
     fn namespace(&mut self) -> Option<NamespaceId> {
@@ -573,6 +619,25 @@ impl<'a> Reader<'a> {
                 room: self.key()?,
                 offset: self.number()?,
             },
+            kind => return self.of_user(kind),
+        })
+    }
+
+    fn of_user(&mut self, kind: u8) -> Option<Record> {
+        Some(match kind {
+            15 => Record::Online {
+                user: self.named()?,
+                rev: self.number()?,
+                until: self.number()?,
+                rooms: {
+                    let count = self.number()?;
+                    (0..count).map(|_| self.key()).collect::<Option<_>>()?
+                },
+            },
+            16 => Record::Offline {
+                user: self.named()?,
+                rev: self.number()?,
+            },
             _ => return None,
         })
     }
@@ -630,6 +695,7 @@ mod tests {
             offset: 1 << 40,
         };
         let other = room.clone();
+        let at = room.key.clone();
         let event = |to| {
             Record::Event(Box::new(EventRecord {
                 to,
@@ -710,6 +776,13 @@ mod tests {
             },
             Record::Lost { place: 10 },
             Record::Last { place: 12 },
+            Record::Online {
+                user: user.clone(),
+                rev: 1 << 41,
+                until: 1 << 42,
+                rooms: vec![at.clone(), at],
+            },
+            Record::Offline { user, rev: 1 << 43 },
             Record::Dropped {
                 to: Where::Socket(socket(4)),
                 place: 11,

@@ -15,13 +15,17 @@ use super::known::{Size, State};
 use super::record::{self, Head, Record};
 
 /// What such a file is of, instead of a start of the machine. Another form has another number.
-const MARK: &str = "heartline stopped 1";
+const MARK: &str = "heartline stopped 2";
+/// The form before, which says nothing of who was online.
+const MARK_BEFORE: &str = "heartline stopped 1";
 
 const SIZE: Size = Size {
     // So many bytes of events are left to the next process, the newest.
     segment: 64 << 20,
     // What is too old has gone in memory.
     age: u64::MAX,
+    // They are told apart by who leaves it.
+    tells_rooms: false,
 };
 
 /// The epoch and the secret with which the next process goes on.
@@ -87,6 +91,7 @@ pub(crate) fn write(
     state.lost = found.lost;
     state.sockets = sockets.map(|known| (known.name, known)).collect();
     state.rooms = std::mem::take(&mut found.rooms).into_iter().collect();
+    state.users = std::mem::take(&mut found.users);
     found.events.sort_by_key(|(.., event)| event.id);
     for (place, at, event) in &found.events {
         state.apply(&event_record(place.clone().into(), *at, event));
@@ -133,7 +138,7 @@ pub(crate) fn take(path: &Path, namespaces: &str) -> Result<Option<(Identity, Fo
         return Err(damaged());
     };
     fs::remove_file(path).map_err(|error| error.to_string())?;
-    if head.boot != MARK {
+    if ![MARK, MARK_BEFORE].contains(&&*head.boot) {
         return Err("another version has written it".into());
     }
     if head.namespaces != namespaces {

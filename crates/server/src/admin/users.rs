@@ -38,11 +38,10 @@ pub(super) struct AsOf {
 
 async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<AsOf, Problem> {
     let users = [user_id.to_owned()];
-    // What is answered later is newer.
-    let as_of = state.gateway.as_of();
     let tenant = which.tenant_id.as_deref();
-    let found = state.gateway.presence(tenant, &users).await.pop();
+    let (mut found, as_of) = state.gateway.presence_asked(tenant, &users).await;
     let found = found
+        .pop()
         .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Presence had no answer"))?;
     let presence = match &which.user_type {
         Some(user_type) => found.of_type(user_type),

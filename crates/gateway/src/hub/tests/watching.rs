@@ -744,6 +744,44 @@ fn questions_and_pictures_say_the_same_time_and_it_does_not_go_back() {
 }
 
 #[test]
+fn an_answer_of_what_was_so_more_than_five_seconds_ago_is_stale_whatever_is_believed_of_it() {
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        is_trusted: true,
+        rev: 7,
+        ..Elsewhere::default()
+    });
+    let mut ann = Watcher::new(&mut world, "user=ann", true);
+    let mut ask = |world: &mut World| {
+        let answer = ann.ask(world, "presence:get", json!({ "users": ["bob"] }));
+        let as_of = answer["asOf"].as_u64().unwrap();
+        (as_of, answer["users"][0].get("stale").is_some())
+    };
+    for (ago, is_stale) in [(6_000, true), (4_500, false)] {
+        let until = world.unix_millis() - ago;
+        elsewhere.lock().unwrap().heard_until = Some(until);
+        assert_eq!(ask(&mut world), (until, is_stale));
+    }
+    // The store stands still, and answers again: as long as the time stands at what was known
+    // before, as pictures are still compared, so is the answer.
+    let until = world.unix_millis() - 100;
+    elsewhere.lock().unwrap().heard_until = Some(until);
+    assert_eq!(ask(&mut world), (until, false));
+    elsewhere.lock().unwrap().is_trusted = false;
+    world.run(seconds(8));
+    assert_eq!(ask(&mut world), (until, true));
+    let now = world.unix_millis();
+    {
+        let mut knows = elsewhere.lock().unwrap();
+        (knows.is_trusted, knows.life, knows.heard_until) = (true, 1, Some(now));
+    }
+    assert_eq!(ask(&mut world), (until, true));
+    world.run(seconds(2));
+    let until = world.unix_millis();
+    elsewhere.lock().unwrap().heard_until = Some(until);
+    assert_eq!(ask(&mut world), (until, false));
+}
+
+#[test]
 fn a_room_of_too_many_costs_other_nodes_one_answer_however_often_it_is_asked_for() {
     let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
         is_trusted: true,

@@ -10,6 +10,7 @@ mod stopped;
 mod story;
 mod suspended;
 mod untold;
+mod users;
 
 use super::*;
 use crate::config::RecoveryConfig;
