@@ -92,6 +92,8 @@ export class Missed implements Filler {
 
   goesOn(name: string, room: Wanted): void {
     const history = this.#of(room);
+    // Of a gap since then, what was missed is read already, and told of.
+    if (history.filling) return;
     const held = history.held ?? [];
     history.held = undefined;
     for (const [message, at] of held) this.message(message, name, at);

@@ -547,6 +547,19 @@ describe("a gap", () => {
     assert.deepEqual(heard, [...told, "11", "12", `${ROOM} filled`]);
   });
 
+  it("of a room that goes on is told of, also before the room is answered", async () => {
+    const { all, server, heard, lose } = await inConversation({}, { isByRoom: true });
+    await lose({ recovered: true });
+    all.link.events.event("room:gap", { room: ROOM });
+    server.say(11, false);
+    server.say(12);
+    const [join] = all.link.find("join");
+    join.answered = true;
+    join.reply({ recovered: true });
+    await server.answer();
+    assert.deepEqual(heard, ["recovered", `gap in ${ROOM}`, "11", "12", `${ROOM} filled`]);
+  });
+
   it("while it is filled begins that anew", async () => {
     const { all, server, heard } = await inConversation();
     all.link.events.event("room:gap", { room: ROOM });
