@@ -55,23 +55,20 @@ function credentials(
 /** How long a goodbye may take before the requests on their way are ended, in milliseconds. */
 const GOODBYE = 2_000;
 
-/** The bytes of what goes beside the JSON, if it does: the same as `socket.io-parser` holds for binary. */
-function binarySize(part: any): number | undefined {
-  if (part instanceof ArrayBuffer || ArrayBuffer.isView(part)) return part.byteLength;
-  return typeof Blob === "function" && part instanceof Blob ? part.size : undefined;
-}
-
 /** Throws for an event that JSON does not carry whole, beside its binary parts, or that is too large. */
 function check(event: string, data: unknown, most: number): void {
-  let binary = 0;
+  // With the type of the packet and the number of its acknowledgement, without these names.
+  let more = 17;
   const text = encode({ event, data }, function (this: any, key, value) {
-    const size = binarySize(this[key]);
-    if (size === undefined) return whole.call(this, key, value);
-    binary += size;
+    const part = this[key];
+    // The same as `socket.io-parser` holds for binary.
+    const isBytes = part instanceof ArrayBuffer || ArrayBuffer.isView(part);
+    if (!isBytes && !(typeof Blob === "function" && part instanceof Blob))
+      return whole.call(this, key, value);
+    more += (part as any).byteLength ?? (part as any).size;
     return 0;
   });
-  // With the type of the packet and the number of its acknowledgement, without these names.
-  measure(text, most, 17 + binary);
+  measure(text, most, more);
 }
 
 /** Node's. */
