@@ -6,7 +6,7 @@
  */
 import { io, type ManagerOptions, type SocketOptions } from "socket.io-client";
 import { Client, type Options } from "./client.js";
-import { measure } from "./encode.js";
+import { encode, measure, whole } from "./encode.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reason, Reply, Session } from "./types.js";
 
@@ -55,17 +55,20 @@ function credentials(
 /** How long a goodbye may take before the requests on their way are ended, in milliseconds. */
 const GOODBYE = 2_000;
 
-/** Throws for an event that has too many bytes, with its binary parts. */
+/** Throws for an event that JSON does not carry whole, beside its binary parts, or that is too large. */
 function check(event: string, data: unknown, most: number): void {
-  let binary = 0;
-  const text = JSON.stringify([event, data], (_, value) => {
-    const size: unknown = typeof value === "object" && (value?.byteLength ?? value?.size);
-    if (typeof size !== "number") return value;
-    binary += size;
+  // With the type of the packet and the number of its acknowledgement, without these names.
+  let more = 17;
+  const text = encode({ event, data }, function (this: any, key, value) {
+    const part = this[key];
+    // The same as `socket.io-parser` holds for binary.
+    const isBytes = part instanceof ArrayBuffer || ArrayBuffer.isView(part);
+    if (!isBytes && !(typeof Blob === "function" && part instanceof Blob))
+      return whole.call(this, key, value);
+    more += (part as any).byteLength ?? (part as any).size;
     return 0;
   });
-  // With the type of the packet and the number of its acknowledgement.
-  measure(text, most, 32 + binary);
+  measure(text, most, more);
 }
 
 /** Node's. */
@@ -249,7 +252,7 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       }
     });
     const emit = (event: string, data: unknown, reply?: (reply: Reply) => void) => {
-      if (most < Infinity) check(event, data, most);
+      check(event, data, most);
       if (reply) socket.emit(event, data, reply);
       else socket.emit(event, data);
     };

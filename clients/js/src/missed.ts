@@ -20,10 +20,10 @@ interface History {
   /** Names the reading of its history that goes on. */
   filling?: object | undefined;
   /** Some of what was missed cannot be had. */
-  isLacking?: unknown;
+  isLacking?: boolean | undefined;
   /** Its end may be missing: nobody has asked since the node was another one. */
   isUnsure?: boolean | undefined;
-  /** Its offsets have holes that its history does not fill: they say nothing. */
+  /** Its history knows less than is said in it: its offsets are not of one count, and say nothing. */
   isLoose?: boolean | undefined;
 }
 
@@ -79,7 +79,10 @@ export class Missed implements Filler {
   }
 
   joining(name: string, room: Wanted): void {
-    if (isConversation(name)) void this.#fill(name, room, false);
+    if (!isConversation(name)) return;
+    // Nobody knows yet what comes first.
+    if (this.#of(room).last === undefined) this.#of(room).held ??= [];
+    void this.#fill(name, room, false);
   }
 
   /** A node that was killed may have stored what it has told to nobody: who goes on asks. */
@@ -89,6 +92,8 @@ export class Missed implements Filler {
 
   goesOn(name: string, room: Wanted): void {
     const history = this.#of(room);
+    // Of a gap since then, what was missed is read already, and told of.
+    if (history.filling) return;
     const held = history.held ?? [];
     history.held = undefined;
     for (const [message, at] of held) this.message(message, name, at);
@@ -130,6 +135,25 @@ export class Missed implements Filler {
     this.client["tell"]("message:new", message, at);
   }
 
+  /**
+   * Tells those that were held and are next, in their order; with `isAll` the others as well, before
+   * each of which something is missing.
+   */
+  #tellHeld(name: string, room: Wanted, isAll = false): void {
+    const history = this.#of(room);
+    const held = history.held?.sort(([a], [b]) => a.offset - b.offset);
+    if (isAll) history.held = undefined;
+    while (held?.length && !this.#isOver(name, room)) {
+      const [[message, at]] = held as [[Message, Place]];
+      if (message.offset > history.last! + 1) {
+        if (!isAll) return;
+        history.isLacking = true;
+      }
+      held.shift();
+      this.#tellOnce(history, message, at);
+    }
+  }
+
   /** Tells what is new in a conversation's history, or only notes where it stands. */
   async #fill(name: string, room: Wanted, isMissed: boolean, tries = -1): Promise<void> {
     const history = this.#of(room);
@@ -140,26 +164,31 @@ export class Missed implements Filler {
     try {
       for (;;) {
         const limit = after === undefined ? 1 : PART;
+        // What was heard before it is asked, its answer has to know.
+        const heard = Math.max(...(history.held ?? []).map(([{ offset }]) => offset));
         const answer = await this.client.request("history:get", { conversationId, after, limit });
         if (isOver()) return;
         // It answers: who fails later has as many tries as who has not answered yet.
         tries = -1;
         const { head, floor, messages, complete } = answer as unknown as Answer;
-        const missed = after === undefined ? 0 : head - history.last!;
+        // Of a conversation that nothing is known of, it is neither.
+        const isFar = head - after! > MOST_FILLED;
+        const isOther = isFar || head < after!;
         // What is gone of those that were told already is nobody's loss.
-        const isFar = missed > MOST_FILLED;
-        const isGone = isFar || !(complete || floor <= history.last!);
-        const isOther = isFar || missed < 0;
-        if (isOther || isGone || after === undefined)
-          history.isLacking = isMissed || (isGone && history.held);
+        if (isOther || (after === undefined ? isMissed : !complete && floor > history.last!))
+          history.isLacking = true;
         // Who has told a message knows better where it stands than who has only asked.
         if (isOther || history.last === undefined) history.last = head;
-        if (isOther || after === undefined) break;
-        for (const message of messages) this.#tellOnce(history, message, { room: name });
+        else if (after !== undefined)
+          for (const message of messages) this.#tellOnce(history, message, { room: name });
         // A handler may have left.
         if (isOver()) return;
         history.held = history.held?.filter(([{ id }]) => !history.told.has(id));
-        if (!messages.length || history.last! >= head) break;
+        this.#tellHeld(name, room);
+        if (isOver()) return;
+        history.isLoose = heard > head;
+        // What is held yet was said behind a hole after the question, unless nobody knows of it.
+        if (history.last < head ? !messages.length : history.isLoose || !history.held?.length) break;
         after = history.last;
       }
     } catch (caught) {
@@ -171,16 +200,12 @@ export class Missed implements Filler {
           tries++,
           () => isOver() || void this.#fill(name, room, isMissed, tries),
         );
-      history.isLacking = isMissed || history.held;
+      history.isLacking = isMissed || after !== undefined;
     }
     history.filling = undefined;
     history.isUnsure = undefined;
-    history.isLoose = history.held?.some(([{ offset }]) => offset > history.last! + 1);
     // What was held is told, now that all before it has been told.
-    const held = history.held ?? [];
-    history.held = undefined;
-    for (const [message, at] of held)
-      if (!this.#isOver(name, room)) this.#tellOnce(history, message, at);
+    this.#tellHeld(name, room, true);
     const filled = !history.isLacking;
     history.isLacking = undefined;
     if (isMissed || !filled) this.client["tell"]("room:missed", { room: name, filled });

@@ -222,7 +222,14 @@ class Carrier {
       id !== undefined && this.#tell(tab, number, { what: "reply", id, reply: reply ?? {} });
     switch (message.what) {
       case "emit":
-        return this.#emit(guest, message.event, message.data, id === undefined ? undefined : reply);
+        try {
+          this.#emit(guest, message.event, message.data, id === undefined ? undefined : reply);
+        } catch (error) {
+          // It is the other tab's, and so is what it has given.
+          const { code, message } = error as HeartlineError;
+          reply({ ok: false, code, error: message });
+        }
+        return;
       case "ping":
         return link.ping(() => reply({}));
       case "join":
@@ -646,8 +653,13 @@ class Tab {
     };
     const link: Link = {
       emit(event, data, reply) {
-        if (reply) ask((id) => ({ what: "emit", event, data, id }), reply);
-        else say({ what: "emit", event, data, id: undefined });
+        try {
+          if (reply) ask((id) => ({ what: "emit", event, data, id }), reply);
+          else say({ what: "emit", event, data, id: undefined });
+        } catch (error) {
+          // What no tab can say to another.
+          throw new HeartlineError("INVALID_DATA", (error as Error).message);
+        }
       },
       join(room, reply) {
         rooms.add(room);

@@ -73,6 +73,11 @@ const DEFAULTS = {
 };
 /** What is silent for less than this after a sleep is asked whether it lives, in milliseconds. */
 const PROBE = 2_000;
+/**
+ * Who finds silence so many milliseconds later than was meant asks once more: what has come meanwhile
+ * may wait to be read.
+ */
+const LATE = 100;
 /** How often silence is looked at, at least. */
 const TICK = 5_000;
 /** A connection that lasted so long counts as a good one. */
@@ -143,6 +148,8 @@ export class Small<
   #interval = 0;
   #grace = 0;
   #heardAt = 0;
+  /** When it was asked whether it lives, where pings are not heard. */
+  #askedAt = 0;
   /** Unix milliseconds of the server's clock less those of this one's. */
   #skew = 0;
   #isOffline = false;
@@ -230,7 +237,6 @@ export class Small<
 
   /** Ends the connection, and whatever waits for it. Nothing is left behind. */
   disconnect(): void {
-    if (this.state.status === "disconnected") return;
     this.#drop(true);
     this.#stop({ status: "disconnected", reason: "client" });
   }
@@ -243,7 +249,8 @@ export class Small<
     const error = () => disconnected(state.reason);
     this.#queue.fail(error);
     this.over?.(error);
-    this.#become(state);
+    // Once is enough, however often it is disconnected.
+    if (this.#reason() !== "client") this.#become(state);
   }
 
   /** Lets go of the connection or the attempt, for good or until the next one goes on. */
@@ -313,7 +320,7 @@ export class Small<
     this.timers.set("stable", STABLE, () => {
       this.#failures = this.#renewals = 0;
     });
-    this.#watch();
+    this.#look();
     this.#renewBefore(expiry(token));
     this.hello?.(hello);
     const { socketId, userId } = hello;
@@ -405,13 +412,6 @@ export class Small<
 
   // --- silence ---------------------------------------------------------
 
-  #watch(): void {
-    const silence = this.platform.now() - this.#heardAt;
-    const asks = this.link?.isDeaf && silence < this.#interval;
-    const next = Math.min(TICK, this.#interval + (asks ? 0 : this.#grace) - silence);
-    this.timers.set("watch", Math.max(next, 0), () => this.#look());
-  }
-
   /** Whether the machine has slept since the clocks were last looked at. */
   #hasSlept(): boolean {
     const before = this.#clocks;
@@ -422,19 +422,32 @@ export class Small<
     return Math.abs(unix - before.unix - passed) > PROBE || passed > TICK + PROBE;
   }
 
-  /** Looks whether the connection is as alive as the server promised. */
+  /**
+   * Looks whether the connection is as alive as the server promised, and when to look again. Where
+   * pings are not heard it asks, and has the time of a ping for the answer from then on.
+   */
   #look(): void {
-    const silence = this.platform.now() - this.#heardAt;
     // What was asked before is waited for, whatever else wakes up meanwhile.
     if (this.timers.has("probe")) return;
     if (this.#hasSlept()) return this.#probe();
-    if (silence >= this.#interval + this.#grace) return this.#silent();
-    if (this.link?.isDeaf && silence >= this.#interval) this.ping().catch(nothing);
-    this.#watch();
+    const { now } = this.#clocks;
+    const isDeaf = this.link?.isDeaf;
+    let until = this.#heardAt + this.#interval;
+    if (isDeaf && now >= until) {
+      if (this.#askedAt < until) {
+        this.#askedAt = now;
+        this.ping().catch(nothing);
+      }
+      until = this.#askedAt + this.#grace;
+    } else if (!isDeaf) until += this.#grace;
+    if (now < until) this.timers.set("watch", Math.min(TICK, until - now), () => this.#look());
+    else this.#silent(until);
   }
 
-  #silent(): void {
-    this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
+  /** Nothing was heard until a moment, which was just now. */
+  #silent(until: number): void {
+    if (this.#clocks.now > until + LATE) this.#probe();
+    else this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
   }
 
   /**
@@ -446,11 +459,11 @@ export class Small<
     this.timers.clear("watch");
     this.timers.set("probe", PROBE, () => {
       if (this.#hasSlept() || this.#heardAt - asked > PROBE / 2) this.#probe();
-      else this.#silent();
+      else this.#silent(asked + PROBE);
     });
     this.ping().then(() => {
       this.timers.clear("probe");
-      this.#watch();
+      this.#look();
     }, nothing);
   }
 
@@ -640,8 +653,7 @@ export class Small<
   }
 
   #reason(): Reason {
-    const { state } = this;
-    return "reason" in state ? state.reason : "transport";
+    return (this.state as { reason?: Reason }).reason ?? "transport";
   }
 
   protected put(event: string, data: unknown, reply?: (reply: Reply) => void): boolean | void {

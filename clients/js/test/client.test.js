@@ -283,6 +283,77 @@ describe("silence", () => {
     }
   });
 
+  const beating = (pingInterval, pingTimeout, link) => {
+    const all = start({}, link);
+    all.link.events.hello({ ...HELLO, pingInterval, pingTimeout });
+    return all;
+  };
+
+  it("that is answered is none, whatever the times, and though time goes on while one looks", async () => {
+    const times = [2_000, 2_000, 1_000, 500, 5_000, 1_000, 7_000, 60_000, 25_000, 20_000];
+    for (let index = 0; index < times.length; index += 2) {
+      const clock = new Clock();
+      const { now, setTimeout } = clock;
+      let more = 0;
+      clock.now = () => now() + (more += 0.1);
+      // As those of Node, timers may be early by a part of a millisecond.
+      clock.setTimeout = (call, ms) => setTimeout(call, Math.max(ms - 0.15, 0));
+      const all = start({ platform: clock }, { isDeaf: true });
+      // Each question is answered in a tenth of the time that there is.
+      const [pingInterval, pingTimeout] = times.slice(index);
+      all.link.ping = (reply) => clock.setTimeout(reply, pingTimeout / 10);
+      all.link.events.hello({ ...HELLO, pingInterval, pingTimeout });
+      for (let time = 0; time < 120_000; time += 10) await clock.pass(10);
+      const words = all.states.map(({ status }) => status);
+      assert.deepEqual(words, ["connecting", "connected"], `${pingInterval} ${pingTimeout}`);
+      all.client.disconnect();
+    }
+  });
+
+  it("that is found late is asked about first, and has the time of a ping for its answer", async () => {
+    const { clock, client, link } = beating(2_000, 2_000, { isDeaf: true });
+    // The page was busy.
+    clock.oversleep(3_900);
+    await clock.pass(1_900);
+    assert.equal(link.find("ping").length, 1);
+    assert.equal(client.state.status, "connected");
+    link.find("ping")[0].reply();
+    await clock.pass(3_999);
+    assert.equal(client.state.status, "connected");
+    await clock.pass(1);
+    assert.equal(client.state.reason, "heartbeat_timeout");
+    client.disconnect();
+  });
+
+  it("that a busy page finds too late is no death before what has come was read", async () => {
+    for (const isDeaf of [false, true]) {
+      const { clock, client, link } = beating(2_000, 2_000, { isDeaf });
+      // Its question has been answered meanwhile, and what is to be read comes behind the timers.
+      if (isDeaf) await clock.pass(2_000);
+      clock.oversleep(isDeaf ? 2_500 : 4_500);
+      await clock.pass(0);
+      assert.equal(client.state.status, "connected");
+      await clock.pass(1);
+      for (const { reply } of link.find("ping")) reply();
+      await clock.pass(3_999);
+      assert.equal(client.state.status, "connected");
+      // And an answer that never comes is the end.
+      await clock.pass(1);
+      assert.equal(client.state.reason, "heartbeat_timeout");
+      client.disconnect();
+    }
+  });
+
+  it("of a busy page that nobody breaks ends two seconds after it was looked at", async () => {
+    const { clock, client } = beating(2_000, 2_000);
+    clock.oversleep(4_500);
+    await clock.pass(1_999);
+    assert.equal(client.state.status, "connected");
+    await clock.pass(1);
+    assert.equal(client.state.reason, "heartbeat_timeout");
+    client.disconnect();
+  });
+
   it("of a hidden tab, whose timers wait for a minute, is asked about", async () => {
     const { clock, client, link } = connected({}, { isDeaf: true });
     for (let minute = 1; minute <= 3; minute++) {

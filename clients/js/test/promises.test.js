@@ -7,7 +7,7 @@ import { Client } from "../dist/client.js";
 import { socketIo } from "../dist/index.js";
 import { createClient as createLive, live } from "../dist/live.js";
 import { browser } from "../dist/page.js";
-import { SignedOut } from "../dist/types.js";
+import { HeartlineError, SignedOut } from "../dist/types.js";
 import { Clock, HELLO, connected, outcome, settled, start, thrown, token } from "./fake.js";
 import { overLive, overSocketIo } from "./wires.js";
 
@@ -271,6 +271,37 @@ describe("what JSON does not carry whole", () => {
     all.say({ type: "hello", ...HELLO });
     assert.equal(await outcome(all.client.request("q", { at: new Date(0) })), "INVALID_DATA");
     assert.throws(() => all.client.emit("q", new Uint8Array(1)), { code: "INVALID_DATA" });
+    all.client.disconnect();
+    assert.equal(all.clock.timers, 0);
+  });
+
+  it("is refused over Socket.IO as well, but for what goes beside it", async () => {
+    const all = await overSocketIo({});
+    await all.greet();
+    const said = all.said.length;
+    for (const [name, data] of Object.entries({ ...bad, "not a number": NaN, "a list": [undefined] })) {
+      if (/^(bytes|a buffer|a blob)/.test(name)) continue;
+      for (const sent of [all.client.request("q", data), all.client.publish("r", "e", { data })]) {
+        const error = await sent.catch((error) => error);
+        assert.ok(error instanceof HeartlineError, name);
+        assert.equal(error.code, "INVALID_DATA", name);
+      }
+      assert.throws(() => all.client.emit("q", data), { code: "INVALID_DATA" }, name);
+    }
+    assert.equal(all.said.length, said);
+    const carried = [new Uint8Array(2), new ArrayBuffer(2), { list: [Buffer.from("x")] }, undefined];
+    for (const data of [...carried, { u: undefined }]) {
+      assert.ok(all.client.emit("q", data));
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    const packets = all.said.slice(said).filter((one) => typeof one === "string");
+    // The wire of this test may hear a packet with its attachments twice.
+    assert.deepEqual([...new Set(packets)], [
+      '51-["q",{"_placeholder":true,"num":0}]',
+      '51-["q",{"list":[{"_placeholder":true,"num":0}]}]',
+      '2["q",null]',
+      '2["q",{}]',
+    ]);
     all.client.disconnect();
     assert.equal(all.clock.timers, 0);
   });

@@ -189,6 +189,23 @@ describe("what waits", () => {
     all.client.disconnect();
   });
 
+  it("ends with disconnect, also where nobody has ever connected, and so does a join", async () => {
+    for (const isOver of [false, true]) {
+      const { client, states, isClean } = start({ autoConnect: false });
+      if (isOver) client.disconnect();
+      const waiting = [client.send("e", {}), client.join("a")];
+      client.disconnect();
+      client.disconnect();
+      for (const promise of waiting) assert.equal(await outcome(promise), "DISCONNECTED");
+      assert.equal(client.pending.count, 0);
+      assert.deepEqual(
+        states.map(({ reason }) => reason),
+        ["not_started", "client"],
+      );
+      assert.ok(isClean());
+    }
+  });
+
   it("may be given before anybody has connected", async () => {
     const all = start({ autoConnect: false });
     const sent = all.client.send("e", 1);

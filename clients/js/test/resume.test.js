@@ -121,7 +121,8 @@ describe("a fresh start", () => {
     for (const offset of range(301, 1_200)) server.say(offset);
     await server.answer();
     assert.deepEqual(heard, ["afresh", ...range(11, 1_200).map(String), `${ROOM} filled`]);
-    assert.equal(all.link.find("history:get").length, 6);
+    // What waited and is next is not asked for again.
+    assert.equal(all.link.find("history:get").length, 2);
   });
 
   it("fills in what is late from another node", async () => {
@@ -373,8 +374,114 @@ describe("a hole in a conversation's offsets", () => {
       told(offset);
       await server.answer();
     }
-    assert.deepEqual(heard, ["90", "3", "95"]);
+    // Nobody can say what is before it.
+    assert.deepEqual(heard, ["90", `${ROOM} missed`, "3", "95"]);
     assert.equal(all.link.find("history:get").length, 2);
+  });
+
+  it("that comes about while its history is read is filled too, and so is the next one", async () => {
+    for (const isGap of [false, true]) {
+      const { all, server, heard } = await inConversation();
+      const asked = () => all.link.find("history:get").at(-1);
+      if (isGap) all.link.events.event("room:gap", { room: ROOM });
+      server.say(11, false);
+      server.say(12);
+      const early = server.history(asked().data);
+      asked().answered = true;
+      server.say(13, false);
+      server.say(14);
+      asked().reply(early);
+      await settled();
+      const all12 = [...(isGap ? [`gap in ${ROOM}`] : []), "11", "12"];
+      assert.deepEqual(heard.splice(0), all12);
+      // The other node was late.
+      all.link.events.event("message:new", message(13));
+      await server.answer();
+      assert.deepEqual(heard.splice(0), ["13", "14", ...(isGap ? [`${ROOM} filled`] : [])]);
+      for (const offset of [15, 17, 18]) server.say(offset, false);
+      server.say(19);
+      await server.answer();
+      assert.deepEqual(heard, ["15", "17", "18", "19"]);
+    }
+  });
+
+  it("is told if its history has lost what was in it meanwhile", async () => {
+    const { all, server, heard } = await inConversation();
+    for (const offset of [11, 12]) server.say(offset, false);
+    server.floor = 11;
+    server.messages.splice(0, 11);
+    server.say(13);
+    await server.answer();
+    assert.deepEqual(heard.splice(0), ["12", "13", `${ROOM} missed`]);
+    server.say(14, false);
+    server.say(15);
+    await server.answer();
+    assert.deepEqual(heard, ["14", "15"]);
+    all.client.disconnect();
+  });
+
+  it("is told if the history knows nothing of it, and nobody asks for ever", async () => {
+    const { all, server, heard } = await inConversation();
+    server.say(12);
+    const { history } = server;
+    server.history = () => ({ ok: true, messages: [], head: 12, floor: 0, complete: true });
+    await server.answer();
+    assert.deepEqual(heard.splice(0), ["12", `${ROOM} missed`]);
+    assert.equal(all.link.find("history:get").length, 2);
+    server.history = history;
+    server.say(13, false);
+    server.say(14);
+    await server.answer();
+    assert.deepEqual(heard, ["13", "14"]);
+  });
+
+  it("is none where messages only overtake each other while its history is read", async () => {
+    const { all, server, heard } = await inConversation();
+    all.link.events.event("room:gap", { room: ROOM });
+    const asked = all.link.find("history:get").at(-1);
+    const early = server.history(asked.data);
+    asked.answered = true;
+    for (const offset of [13, 12, 11]) all.link.events.event("message:new", message(offset));
+    asked.reply(early);
+    await settled();
+    assert.deepEqual(heard, [`gap in ${ROOM}`, "11", "12", "13", `${ROOM} filled`]);
+  });
+
+  it("is seen from the first message on, also of who does not know yet what was before", async () => {
+    const all = connected();
+    const heard = listen(all);
+    const server = new Server(all);
+    for (const offset of range(1, 9)) server.say(offset, false);
+    all.client.join(ROOM);
+    const [asked] = all.link.find("history:get");
+    const early = server.history(asked.data);
+    asked.answered = true;
+    server.say(10, false);
+    server.say(11);
+    asked.reply(early);
+    await settled();
+    assert.deepEqual(heard, []);
+    await server.answer();
+    server.say(12);
+    assert.deepEqual(heard, ["10", "11", "12"]);
+  });
+
+  it("that may be at the end is told if nobody can say, or something of it is gone", async () => {
+    for (const isGone of [false, true]) {
+      const { all, server, heard, lose } = await inConversation();
+      await lose({ recovered: true, nodeId: "b" });
+      if (isGone) {
+        for (const offset of [11, 12]) server.say(offset, false);
+        server.floor = 11;
+        server.messages.splice(0, 11);
+      } else {
+        const asked = all.link.find("history:get").at(-1);
+        asked.answered = true;
+        asked.reply({ ok: false, code: "NOT_IMPLEMENTED" });
+      }
+      await server.answer();
+      assert.deepEqual(heard, ["recovered", ...(isGone ? ["12"] : []), `${ROOM} missed`]);
+    }
   });
 
   it("is told if nobody can say what is missing", async () => {
@@ -438,6 +545,19 @@ describe("a gap", () => {
     await server.answer();
     const told = [`gap in ${ROOM}`, "map missed", "gap in map", "gap in user:ann"];
     assert.deepEqual(heard, [...told, "11", "12", `${ROOM} filled`]);
+  });
+
+  it("of a room that goes on is told of, also before the room is answered", async () => {
+    const { all, server, heard, lose } = await inConversation({}, { isByRoom: true });
+    await lose({ recovered: true });
+    all.link.events.event("room:gap", { room: ROOM });
+    server.say(11, false);
+    server.say(12);
+    const [join] = all.link.find("join");
+    join.answered = true;
+    join.reply({ recovered: true });
+    await server.answer();
+    assert.deepEqual(heard, ["recovered", `gap in ${ROOM}`, "11", "12", `${ROOM} filled`]);
   });
 
   it("while it is filled begins that anew", async () => {

@@ -6,10 +6,14 @@ import { HELLO, connected, outcome, settled, start } from "./fake.js";
 import { overLive } from "./wires.js";
 
 const RETRY = { kind: "retry", reason: "transport" };
+const ANSWERS = {
+  join: {},
+  "history:get": { messages: [], head: 0, floor: 0, complete: true },
+};
 const answer = async (all, ok = true) => {
-  for (const said of all.link.said.filter(({ event, done }) => event === "join" && !done)) {
+  for (const said of all.link.said.filter(({ event, done }) => ANSWERS[event] && !done)) {
     said.done = true;
-    said.reply(ok ? { ok } : { ok, code: "FORBIDDEN" });
+    said.reply(ok ? { ok, ...ANSWERS[said.event] } : { ok, code: "FORBIDDEN" });
   }
   await settled();
 };

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { createClient } from "../dist/shared.js";
+import { HeartlineError } from "../dist/types.js";
 import { Clock, HELLO, outcome, settled } from "./fake.js";
 import { Tabs } from "./tabs.js";
 
@@ -133,6 +134,24 @@ describe("tabs that share a connection", () => {
       (await Promise.all(asked)).map(({ n }) => n),
       [0, 1],
     );
+  });
+
+  it("are each refused what cannot be sent, and the one that carries goes on", async () => {
+    const { all, a, b } = await two();
+    all.link.emit = () => {
+      throw new HeartlineError("INVALID_DATA", "JSON loses Date");
+    };
+    for (const { client } of [a, b]) {
+      const unsaid = client.request("q", { f: () => 1 });
+      const refused = client.request("q", { at: new Date(0) });
+      await heard();
+      assert.deepEqual([await outcome(unsaid), await outcome(refused)], ["INVALID_DATA", "INVALID_DATA"]);
+      assert.throws(() => client.emit("q", { f: () => 1 }), HeartlineError);
+      client.emit("q", { at: new Date(0) });
+      await heard();
+      assert.equal(client.state.status, "connected");
+    }
+    for (const { client } of [a, b]) client.disconnect();
   });
 
   it("end a watch when the last of them does", async () => {
