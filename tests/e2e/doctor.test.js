@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { redis } from "./lib/redis.js";
+import { clusterServer, redis, start } from "./lib/redis.js";
 import { BINARY, freePort, SECRET, serve } from "./lib/server.js";
 
 /** Certificates that the crate's own tests are written for. */
@@ -197,5 +197,35 @@ describe("doctor", () => {
     const gone = problem(diagnosis(set));
     assert.match(gone.found, /cannot be used/);
     assert.match(gone.todo, /redis-cli -h 127\.0\.0\.1 -p \d+ ping/);
+  });
+
+  it("calls a Redis of another kind than cluster.url says by its name", async () => {
+    const alone = keep(await redis());
+    const one = keep(await clusterServer());
+    const port = await freePort();
+    const file = join(folder, "sentinel.conf");
+    writeFileSync(file, `sentinel monitor mymaster 127.0.0.1 ${alone.port} 1\n`);
+    const sentinelArgs = [file, "--sentinel", "--port", `${port}`, "--bind", "127.0.0.1"];
+    keep(await start(sentinelArgs, /Sentinel ID is/));
+    const set = await well({ "store.url": "memory:" });
+    const look = (url) => diagnosis({ ...set, "cluster.url": url });
+    const healthy = look(`redis+sentinel://127.0.0.1:${port}/mymaster`).checks;
+    const there = healthy.find(({ name }) => name === "cluster");
+    assert.match(there.found, new RegExp(`at 127\\.0\\.0\\.1:${alone.port} answers in`));
+    for (const [url, found, todo] of [
+      [`redis+cluster://127.0.0.1:${alone.port}`, /no Redis Cluster/, /^write redis:\/\//],
+      [`redis+sentinel://127.0.0.1:${alone.port}/m`, /no Sentinel/, /^write redis:\/\//],
+      [`redis://127.0.0.1:${port}`, /is a Sentinel/, /^write redis\+sentinel:\/\//],
+      [`redis+cluster://127.0.0.1:${port}`, /is a Sentinel/, /^write redis\+sentinel:\/\//],
+      [one.url, /one of a Redis Cluster/, /^write redis\+cluster:\/\//],
+      [`redis+sentinel://127.0.0.1:${one.port}/m`, /one of a Redis Cluster/, /redis\+cluster/],
+    ]) {
+      const { ok, unwell } = look(url);
+      assert.equal(ok, false);
+      const problems = unwell.filter(({ status }) => status === "problem");
+      assert.equal(problems.length, 1, `${url}: ${JSON.stringify(unwell)}`);
+      assert.match(problems[0].found, found, url);
+      assert.match(problems[0].todo, todo, url);
+    }
   });
 });

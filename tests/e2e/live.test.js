@@ -22,6 +22,40 @@ after(async () => {
   assert.equal(await node.stop(), 0);
 });
 
+describe("a wish that is neither true nor false", () => {
+  it("is refused on both transports, and so is a member that is there twice", async () => {
+    const client = await live("wisher");
+    for (const frame of [
+      { type: "subscribe", topic: "wishes", members: "yes" },
+      { type: "publish", topic: "wishes", event: "e", self: "no" },
+    ]) {
+      const { type, code, message } = await client.ask(frame);
+      assert.deepEqual([type, code], ["error", "protocol-violation"], frame.type);
+      assert.match(message, /must be true or false/);
+    }
+    const io = keep(socketIo(node.http, { auth: { token: token("wisher") } }));
+    await io.connection();
+    for (const [event, data] of [
+      ["join", { room: "wishes", members: "yes" }],
+      ["join:wish", { id: "7", members: 5 }],
+      ["publish", { room: "wishes", event: "e", self: "no" }],
+    ]) {
+      assert.equal((await io.ask(event, data)).code, "INVALID_DATA", event);
+    }
+    for (const [event, data] of [
+      ["join", { room: "wishes", members: null }],
+      ["join:wish", { wishId: "7", members: false }],
+      ["join:members", { members: "7" }],
+    ]) {
+      assert.equal((await io.ask(event, data)).ok, true, event);
+    }
+    const twice = `{"type":"emit","event":"join","id":"twice","data":{"room":"a","room":"b"}}`;
+    client.send(twice);
+    const { data } = await client.hear("ack", ({ id }) => id === "twice");
+    assert.deepEqual([data.ok, data.code], [false, "INVALID_DATA"]);
+  });
+});
+
 describe("authentication", () => {
   it("by query, header or first frame ends in a hello", async () => {
     const byQuery = keep(new Live(`${node.live}?token=${token("q")}`));

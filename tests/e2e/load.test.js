@@ -130,6 +130,8 @@ describe("what cannot be done", () => {
     ["more rooms than connections", "broadcast", { rooms: 50 }, 2, /more rooms than connections/],
     ["slow members without a rate", "slow", {}, 2, /rate/],
     ["tokens without a secret", "idle", { tokens: true }, 2, /auth\.jwt\.secret/],
+    ["no time to measure in", "idle", { duration: "0s" }, 2, /more than 0/],
+    ["a calibration in no time", "calibrate", { duration: "0ms" }, 2, /more than 0/],
     ["a process that is not there", "idle", { pid: 4_000_000_000 }, 1, /process/],
   ]) {
     it(`${what} ends with ${code} and says so`, async () => {
@@ -145,6 +147,15 @@ describe("what cannot be done", () => {
       const result = await load(scenario, { url: `http://127.0.0.1:${await freePort()}` });
       assert.equal(result.code, 1);
       assert.match(result.log, /no connection came about.*refused/s);
+    });
+  }
+
+  for (const scenario of ["broadcast", "echo"]) {
+    it(`${scenario} with events that a server lets nobody say ends with 1 and says so`, async () => {
+      const result = await load(scenario, { protocol: "live", size: 2_000_000 });
+      assert.equal(result.code, 1, JSON.stringify(result.report));
+      assert.match(result.log, /nothing was measured: .* the server ended \d+ with 1009/);
+      assert.deepEqual(result.lines, []);
     });
   }
 

@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import WebSocket from "ws";
 import { Live, socketIo } from "./lib/clients.js";
+import { postgres } from "./lib/postgres.js";
+import { redis } from "./lib/redis.js";
 import { BINARY, SECRET, freePort, serve, token, until, within } from "./lib/server.js";
 
 let node, io, live;
@@ -45,6 +47,11 @@ function heartline(...args) {
 describe("health and metrics", () => {
   it("are there for probes and scrapers", async () => {
     assert.equal((await fetch(`${node.http}/healthz`)).status, 200);
+    assert.equal((await fetch(`${node.http}/healthz`, { method: "HEAD" })).status, 200);
+    for (const method of ["POST", "OPTIONS", "DELETE"]) {
+      const refused = await fetch(`${node.http}/healthz`, { method });
+      assert.deepEqual([refused.status, refused.headers.get("allow")], [405, "GET, HEAD"]);
+    }
     assert.equal((await node.api("/healthz")).status, 200);
     assert.equal((await node.api("/readyz")).body.status, "ready");
     const { text, headers } = await node.api("/metrics");
@@ -231,6 +238,182 @@ describe("/v1", () => {
     }
   });
 
+  it("gives each problem the code that clients have for it", async () => {
+    const post = (body, headers) => ({ method: "POST", body, headers });
+    const long = "i".repeat(257);
+    const quiet = await socketIo(node.http, { auth: { token: token("quiet") } }).connection();
+    const { socketId } = await live.hear("hello");
+    const asks = { event: "silence", ackWithinMs: 50 };
+    const text = { "content-type": "text/plain" };
+    const zipped = { "content-encoding": "gzip" };
+    const cases = [
+      [`/v1/connections/${quiet.id}/emit`, post(asks), 504, "TIMEOUT"],
+      [`/v1/connections/${socketId}/emit`, post(asks), 409, "NOT_SUPPORTED"],
+      ["/v1/connections/nobody/emit", post(asks), 404, "DISCONNECTED"],
+      ["/v1/connections/nobody/emit", post({ event: "e" }), 404, "DISCONNECTED"],
+      ["/v1/connections/nobody", {}, 404, "DISCONNECTED"],
+      ["/v1/connections/nobody", { method: "DELETE" }, 404, "DISCONNECTED"],
+      ["/v1/nothing", {}, 404, "NOT_FOUND"],
+      ["/v1/rooms/none", {}, 404, "NOT_FOUND"],
+      ["/v1/nodes/none/shed", post({ share: 1 }), 404, "NOT_FOUND"],
+      ["/v1/connections", { method: "PUT" }, 405, "METHOD_NOT_ALLOWED"],
+      ["/v1/connections", { headers: { origin: "http://evil.example" } }, 403, "FORBIDDEN"],
+      ["/v1/broadcast", post({ event: "e", data: "x".repeat(1e6) }), 413, "PAYLOAD_TOO_LARGE"],
+      ["/v1/broadcast", post({ event: "e", data: "x".repeat(2e6) }), 413, "PAYLOAD_TOO_LARGE"],
+      ["/v1/drain", post({ data: "x".repeat(70000) }), 413, "PAYLOAD_TOO_LARGE"],
+      ["/v1/broadcast", post({ event: "e" }, text), 415, "UNSUPPORTED_MEDIA_TYPE"],
+      ["/v1/broadcast", post({ event: "e" }, zipped), 415, "UNSUPPORTED_MEDIA_TYPE"],
+      ["/v1/broadcast", post({ nothing: 1 }), 400, "INVALID_DATA"],
+      ["/v1/connections?limit=many", {}, 400, "INVALID_DATA"],
+      ["/v1/connections?limit=0", {}, 400, "INVALID_DATA"],
+      ["/v1/connections?cursor=zzz", {}, 400, "INVALID_DATA"],
+      ["/v1/connections?state=gone", {}, 400, "INVALID_DATA"],
+      ["/v1/conversations/c/messages?after=x", {}, 400, "INVALID_DATA"],
+      ["/v1/users/%zz", {}, 400, "INVALID_DATA"],
+      ["/v1/users/ann?tenantId=%a", {}, 400, "INVALID_DATA"],
+      [`/v1/conversations/${"c".repeat(244)}/messages`, {}, 400, "INVALID_ROOM"],
+      [`/v1/rooms/${long}`, {}, 400, "INVALID_ROOM"],
+      [`/v1/rooms/${long}/members`, {}, 400, "INVALID_ROOM"],
+      ["/v1/rooms/a%01/publish", post({ event: "e" }), 400, "INVALID_ROOM"],
+      ["/v1/connections?room=a%01", {}, 400, "INVALID_ROOM"],
+    ];
+    for (const namespace of ["/none", "chat"]) {
+      const there = `namespace=${encodeURIComponent(namespace)}`;
+      cases.push(
+        [`/v1/connections?${there}`, {}, 400, "Invalid namespace"],
+        [`/v1/rooms?${there}`, {}, 400, "Invalid namespace"],
+        [`/v1/rooms/a?${there}`, {}, 400, "Invalid namespace"],
+        [`/v1/rooms/a/members?${there}`, {}, 400, "Invalid namespace"],
+        ["/v1/broadcast", post({ event: "e", namespace }), 400, "Invalid namespace"],
+        ["/v1/rooms/a/publish", post({ event: "e", namespace }), 400, "Invalid namespace"],
+        ["/v1/rooms/a/members", post({ users: ["u"], namespace }), 400, "Invalid namespace"],
+        ["/v1/users/u/emit", post({ event: "e", namespace }), 400, "Invalid namespace"],
+      );
+    }
+    for (const [path, options, status, code] of cases) {
+      const answer = await node.api(path, options);
+      const what = `${options.method ?? "GET"} ${path.slice(0, 80)}: ${answer.body?.detail}`;
+      assert.deepEqual([answer.status, answer.body.code], [status, code], what);
+      assert.equal(answer.headers.get("content-type"), "application/problem+json");
+      assert.doesNotMatch(answer.body.detail, /deserialize|Failed to|buffer|digit found/i, what);
+    }
+    quiet.close();
+  });
+
+  it("refuses what is no id in the same way, wherever it stands", async () => {
+    for (const id of ["i".repeat(257), "a\u0001"]) {
+      const there = encodeURIComponent(id);
+      const event = { event: "e" };
+      const cases = [
+        ["GET", `/v1/users/${there}`],
+        ["GET", `/v1/users/${there}/presence`],
+        ["GET", `/v1/users/${there}/connections`],
+        ["DELETE", `/v1/users/${there}/connections`],
+        ["POST", `/v1/users/${there}/disconnect`],
+        ["POST", `/v1/users/${there}/emit`, event],
+        ["GET", `/v1/users/u?tenantId=${there}`],
+        ["GET", `/v1/users/u?userType=${there}`],
+        ["GET", `/v1/connections?userId=${there}`],
+        ["GET", `/v1/rooms?tenantId=${there}`],
+        ["POST", "/v1/presence", { users: ["u", id] }],
+        ["POST", "/v1/presence", { users: ["u"], tenantId: id }],
+        ["POST", "/v1/broadcast", { ...event, tenantId: id }],
+        ["POST", "/v1/rooms/r/publish", { ...event, tenantId: id }],
+        ["POST", "/v1/rooms/r/members", { users: [id] }],
+        ["PUT", "/v1/conversations/c/members", { users: [id] }],
+        ["PUT", `/v1/conversations/c/members/${there}`],
+        ["POST", "/v1/invites/join", { code: "c", userId: id }],
+      ];
+      for (const [method, path, body] of cases) {
+        const answer = await node.api(path, { method, body });
+        const what = `${method} ${path.slice(0, 60)}`;
+        assert.deepEqual([answer.status, answer.body.code], [400, "INVALID_DATA"], what);
+        assert.match(answer.body.detail, /must be an id of 1 to 256 bytes/, what);
+      }
+    }
+    const nobody = await node.api("/v1/presence", { method: "POST", body: { users: [""] } });
+    assert.equal(nobody.status, 400);
+  });
+
+  it("says why a room is none that can be moved or published to", async () => {
+    const body = { users: ["ann"] };
+    for (const path of ["/v1/rooms/user:ann/members", "/v1/rooms/user:ann/members/leave"]) {
+      const answer = await node.api(path, { method: "POST", body });
+      assert.deepEqual([answer.status, answer.body.code], [400, "INVALID_ROOM"]);
+      assert.match(answer.body.detail, /exactly this user's sockets/);
+    }
+    const to = "/v1/rooms/conversation:/publish";
+    const answer = await node.api(to, { method: "POST", body: { event: "e" } });
+    assert.equal(answer.status, 400);
+    assert.match(answer.body.detail, /a conversation's an id/);
+  });
+
+  it("answers of a user's room as of any other", async () => {
+    assert.deepEqual((await node.api("/v1/rooms/user:bob")).body, {
+      room: "user:bob",
+      namespace: "/",
+      members: 1,
+    });
+    const { body } = await node.api("/v1/rooms/user:bob/members");
+    assert.deepEqual(body.members, [{ userId: "bob", devices: 1 }]);
+    assert.equal((await node.api("/v1/rooms/user:ann?tenantId=acme")).body.members, 1);
+    assert.equal((await node.api("/v1/rooms/user:nobody")).status, 404);
+  });
+
+  it("takes a name with a NUL for an event, as from clients", async () => {
+    await live.ask({ type: "subscribe", topic: "nul" });
+    const answer = await live.ask({ type: "publish", topic: "nul", event: "c\0", data: 1 });
+    assert.equal(answer.data.ok, true);
+    const body = { event: "a\0", data: 2, key: "\0" };
+    assert.equal((await node.api("/v1/rooms/nul/publish", { method: "POST", body })).status, 200);
+    await live.hear("a\0");
+    await live.ask({ type: "unsubscribe", topic: "nul" });
+  });
+
+  it("takes data as deep as its receivers do, from whomever it comes", async () => {
+    const nested = (levels) => {
+      let data = 1;
+      for (let level = 0; level < levels; level++) data = [data];
+      return data;
+    };
+    await live.ask({ type: "subscribe", topic: "deep" });
+    const from = {
+      "Socket.IO": (data) => io.ask("publish", { room: "deep", event: "e", data }),
+      "live's publish": async (data) =>
+        (await live.ask({ type: "publish", topic: "deep", event: "e", data })).data,
+      "live's emit": async (data) => {
+        const asked = { room: "deep", event: "e", data };
+        return (await live.ask({ type: "emit", event: "publish", data: asked })).data;
+      },
+      "the API": async (data) => {
+        const body = { event: "e", data };
+        const { status, body: problem } = await node.api("/v1/rooms/deep/publish", {
+          method: "POST",
+          body,
+        });
+        return { ok: status === 200, code: problem.code };
+      },
+    };
+    for (const [who, publish] of Object.entries(from)) {
+      assert.equal((await publish(nested(512))).ok, true, who);
+      assert.equal((await publish(nested(513))).code, "INVALID_DATA", who);
+    }
+    await live.ask({ type: "unsubscribe", topic: "deep" });
+  });
+
+  it("declares the failures that there can be", async () => {
+    const { body } = await node.api("/openapi.json");
+    const declared = (path, method) =>
+      Object.keys(body.paths[path][method].responses).filter((status) => status > "5");
+    assert.deepEqual(declared("/healthz", "get"), []);
+    assert.deepEqual(declared("/readyz", "get"), ["503"]);
+    assert.deepEqual(declared("/v1/connections/{socketId}", "get"), ["502"]);
+    const emit = declared("/v1/connections/{socketId}/emit", "post");
+    assert.deepEqual(emit, ["502", "503", "504"]);
+    assert.deepEqual(declared("/v1/invites/{code}", "get"), ["503"]);
+    assert.deepEqual(declared("/v1/broadcast", "post"), ["503"]);
+  });
+
   it("says so of a name in the path that is not UTF-8, too", async () => {
     const { body } = await node.api("/openapi.json");
     const named = Object.entries(body.paths).filter(([path]) => path.includes("{"));
@@ -320,11 +503,10 @@ describe("/v1", () => {
 
   it("wants the token, where there is one", async () => {
     const guarded = await serve({ "admin.token": "sesame" });
-    assert.equal((await guarded.api("/v1/nodes")).status, 401);
-    assert.equal(
-      (await guarded.api("/v1/nodes", { headers: { authorization: "Bearer wrong" } })).status,
-      401,
-    );
+    const stranger = await guarded.api("/v1/nodes");
+    assert.deepEqual([stranger.status, stranger.body.code], [401, "AUTH_REQUIRED"]);
+    const wrong = await guarded.api("/v1/nodes", { headers: { authorization: "Bearer wrong" } });
+    assert.deepEqual([wrong.status, wrong.body.code], [401, "AUTH_TOKEN_INVALID"]);
     assert.equal(
       (await guarded.api("/v1/nodes", { headers: { authorization: "Bearer sesame" } })).status,
       200,
@@ -388,6 +570,75 @@ describe("/v1", () => {
     assert.equal((await going.api("/v1/drain", { method: "POST" })).status, 202);
     assert.equal((await client.end()).code, 1001);
     assert.equal((await going.exited).code, 0);
+  });
+});
+
+describe("a node without its Redis, its database and its neighbour", () => {
+  const opened = [];
+  after(async () => {
+    for (const close of opened.reverse()) await close();
+  });
+
+  it("fails in no way that /openapi.json does not declare", async () => {
+    const server = await redis();
+    opened.push(() => server.kill());
+    const database = await postgres();
+    opened.push(() => database.remove());
+    const started = (id) =>
+      serve({
+        "cluster.url": server.url,
+        "store.url": database.url,
+        "server.node_id": id,
+        "recovery.window": "20s",
+        "recovery.unreachable": "refuse",
+      });
+    const [left, gone] = await Promise.all([started("left"), started("gone")]);
+    opened.push(
+      () => left.kill(),
+      () => gone.kill(),
+    );
+    const client = await Live.connect(gone.live, token("ann"));
+    const { socketId } = await client.hear("hello");
+    const nodes = async () => (await left.api("/v1/nodes")).body.nodes.length;
+    await until(async () => (await nodes()) === 2, "both nodes");
+    await gone.kill();
+    await server.kill();
+    database.stop();
+    const isDegraded = async () => (await left.api("/readyz")).body.status === "degraded";
+    await until(isDegraded, "the node to miss its Redis");
+
+    const given = {
+      socketId,
+      userId: "ann",
+      room: "lobby",
+      conversationId: "c",
+      code: "k3Jd81LmQz",
+      nodeId: "gone",
+      event: "e",
+      users: ["ann"],
+      share: 1,
+    };
+    const { paths } = (await left.api("/openapi.json")).body;
+    const walked = [];
+    for (const [path, methods] of Object.entries(paths))
+      for (const [method, { responses, requestBody, servers }] of Object.entries(methods)) {
+        // The one ends the node, the other is on the public listener.
+        if (path === "/v1/drain" || servers) continue;
+        const known = requestBody?.content["application/json"].schema.properties ?? {};
+        const names = Object.keys(known).filter((name) => name in given);
+        const body = requestBody && Object.fromEntries(names.map((name) => [name, given[name]]));
+        const there = path.replace(/\{(\w+)\}/g, (_, name) => given[name]);
+        walked.push(
+          left.api(there, { method: method.toUpperCase(), body }).then(({ status, body }) => {
+            const isDeclared = status < 500 || `${status}` in responses;
+            assert.ok(isDeclared, `${method} ${path}: ${status} ${JSON.stringify(body)}`);
+            return status;
+          }),
+        );
+      }
+    const seen = new Set(await Promise.all(walked));
+    assert.ok(walked.length > 30 && seen.has(200), [...seen].join());
+    assert.ok(seen.has(502) && seen.has(503), [...seen].join());
   });
 });
 

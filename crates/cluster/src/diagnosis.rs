@@ -7,7 +7,8 @@ use hashbrown::HashSet;
 use redis::{Cmd, RedisError, Value};
 
 use crate::redis::{
-    ANSWER_TIMEOUT, Calls, Condition, Connection, RedisRegistry, Server, examine, forbidden,
+    ANSWER_TIMEOUT, Calls, Condition, Connection, Finding, RedisRegistry, Server, examine,
+    forbidden, misnamed,
 };
 use crate::registry::{Doubts, NodeInfo, Registry};
 use crate::watch::{different, try_all};
@@ -18,6 +19,9 @@ const PINGS: usize = 9;
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Diagnosis {
+    /// Where the server is that a node writes to, without what is secret in the URL: of Sentinels,
+    /// the master that they name.
+    pub place: Option<String>,
     /// The server, as a node that starts sees it.
     pub condition: Condition,
     /// The middle of some round trips.
@@ -33,6 +37,21 @@ pub struct Diagnosis {
     pub different: Vec<String>,
     /// Nodes whose address does not answer: name, address, and why.
     pub unreached: Vec<(String, String, String)>,
+}
+
+/// Why a server cannot be used at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// In a few words, none of them of the URL.
+    pub why: String,
+    /// What to do, if that is known: the server is of another kind than the URL says.
+    pub todo: Option<&'static str>,
+}
+
+impl Unusable {
+    fn new(why: String) -> Unusable {
+        Unusable { why, todo: None }
+    }
 }
 
 /// An error, in a few words: none of them are of the URL.
@@ -99,8 +118,11 @@ impl Diagnosis {
 
 /// Where a server is, without what is secret in its URL.
 pub fn place(url: &str) -> Option<String> {
-    let (host, port) = Server::parse(url).ok()?.some_address()?;
-    Some(format!("{host}:{port}"))
+    Server::parse(url).ok()?.some_address().map(in_words)
+}
+
+fn in_words((host, port): (String, u16)) -> String {
+    format!("{host}:{port}")
 }
 
 /// Looks at the server of `cluster.url`, as a node with this prefix and these settings would use
@@ -112,16 +134,23 @@ pub async fn diagnose(
     url: &str,
     prefix: &str,
     alike: &[(String, String)],
-) -> Result<Diagnosis, String> {
-    let server = std::sync::Arc::new(Server::parse(url).map_err(|error| error.to_string())?);
+) -> Result<Diagnosis, Unusable> {
+    let server = Server::parse(url).map_err(|error| Unusable::new(error.to_string()))?;
+    let server = std::sync::Arc::new(server);
     let look = async {
         let mut connection = server.open_any(ANSWER_TIMEOUT).await?;
-        let mut found = Diagnosis::default();
+        let mut found = Diagnosis {
+            place: server.master().map(in_words),
+            ..Diagnosis::default()
+        };
         found.measure(&mut connection).await?;
         // Who may not ask is told of that below.
         found.condition = examine(&server).await.unwrap_or_default();
         let calls = Calls::new(prefix);
-        found.forbidden = forbidden(&mut connection, calls.prefix()).await;
+        let is_known = |finding: &Finding| finding.key != "kind";
+        if found.condition.findings.iter().all(is_known) {
+            found.forbidden = forbidden(&mut connection, calls.prefix()).await;
+        }
         let is_usable = found
             .condition
             .findings
@@ -138,9 +167,19 @@ pub async fn diagnose(
             let registry = RedisRegistry::new(server.clone(), calls, Doubts::default());
             found.look_at_nodes(&registry, &own).await;
         }
-        Ok(found)
+        Ok::<_, RedisError>(found)
     };
     let looked = tokio::time::timeout(ANSWER_TIMEOUT * 3, look).await;
-    let looked = looked.map_err(|_| "it does not answer in time".to_owned())?;
-    looked.map_err(|error: RedisError| words(&error))
+    let why = match looked {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => words(&error),
+        Err(_) => "it does not answer in time".to_owned(),
+    };
+    Err(match misnamed(&server).await {
+        Some(finding) => Unusable {
+            why: format!("it {}", finding.sentence),
+            todo: Some(finding.todo),
+        },
+        None => Unusable::new(why),
+    })
 }

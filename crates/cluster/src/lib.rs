@@ -32,7 +32,7 @@ mod simulation;
 mod watch;
 
 pub use cluster::{Cluster, Settings};
-pub use diagnosis::{Diagnosis, diagnose, place};
+pub use diagnosis::{Diagnosis, Unusable, diagnose, place};
 pub use member::Timing;
 pub use redis::{
     BadUrl, Condition, Finding, LineSettings, OnceBounds, OnceKnown, RedisChallenges, RedisOnce,

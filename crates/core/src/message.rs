@@ -98,11 +98,11 @@ pub fn check(args: &str, attachments: &[impl AsRef<[u8]>], max: usize) -> Result
     if attachments.len() > MAX_ATTACHMENTS {
         return Err(MessageError::TooManyAttachments(MAX_ATTACHMENTS));
     }
-    check_heard(args, attachments, max)
+    check_heard(args, attachments, max, 0)
 }
 
 /// Whether a message of these parts may go to its handler: as [`check`], with more
-/// attachments.
+/// attachments. `around` objects stand around what is data, and are not counted.
 ///
 /// # Errors
 /// See [`MessageError`].
@@ -110,12 +110,13 @@ pub fn check_heard(
     args: &str,
     attachments: &[impl AsRef<[u8]>],
     max: usize,
+    around: usize,
 ) -> Result<(), MessageError> {
     let attached = attachments.iter().map(|bytes| bytes.as_ref().len());
     if args.len() + attached.sum::<usize>() > max {
         return Err(MessageError::TooLarge(max));
     }
-    if is_deeper_than(args, MAX_DEPTH) {
+    if is_deeper_than(args, MAX_DEPTH + around) {
         return Err(MessageError::TooDeep);
     }
     if attachments.is_empty() {
@@ -164,9 +165,9 @@ mod tests {
         let many = vec![Bytes::new(); MAX_ATTACHMENTS + 1];
         let refused = check("1", &many, 1000).unwrap_err();
         assert_eq!(refused, MessageError::TooManyAttachments(MAX_ATTACHMENTS));
-        assert_eq!(check_heard("1", &many, 1000), Ok(()));
+        assert_eq!(check_heard("1", &many, 1000, 0), Ok(()));
         let many = vec![Bytes::new(); MAX_HEARD_ATTACHMENTS + 1];
-        let refused = check_heard("1", &many, 1000).unwrap_err();
+        let refused = check_heard("1", &many, 1000, 0).unwrap_err();
         assert_eq!(refused, MessageError::TooManyAttachments(1_000));
     }
 
@@ -176,6 +177,9 @@ mod tests {
         let none: &[Bytes] = &[];
         assert_eq!(check(&nested(512), none, usize::MAX), Ok(()));
         let refused = check(&nested(513), none, usize::MAX).unwrap_err();
+        assert_eq!(refused, MessageError::TooDeep);
+        assert_eq!(check_heard(&nested(513), none, usize::MAX, 1), Ok(()));
+        let refused = check_heard(&nested(514), none, usize::MAX, 1).unwrap_err();
         assert_eq!(refused, MessageError::TooDeep);
         let refused = check(&nested(400_000), &[Bytes::new()], usize::MAX).unwrap_err();
         assert_eq!(refused, MessageError::TooDeep);

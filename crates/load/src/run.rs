@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -31,6 +30,9 @@ pub enum Error {
     Plan(&'static str),
     /// No connection came about; how many failed, by reason.
     NoConnection(BTreeMap<String, u64>),
+    /// The server ended all connections, or all of those that had something to say, before anything
+    /// could be measured: how many there were, and how many of them it ended, by close code.
+    AllEnded(usize, BTreeMap<u16, u64>),
     /// No process has this id, or it may not be looked at.
     NoProcess,
     /// A thread or a poller could not be made.
@@ -47,6 +49,19 @@ impl fmt::Display for Error {
                     write!(f, "; {count} × {reason}")?;
                 }
                 Ok(())
+            }
+            Self::AllEnded(connected, codes) => {
+                write!(
+                    f,
+                    "nothing was measured: of {connected} connections the server ended"
+                )?;
+                if codes.is_empty() {
+                    return f.write_str(" some, without a close code");
+                }
+                let each = codes
+                    .iter()
+                    .map(|(code, count)| format!("{count} with {code}"));
+                write!(f, " {}", each.collect::<Vec<_>>().join(", "))
             }
             Self::NoProcess => f.write_str("a process given as the server's is not there"),
             Self::Io(error) => write!(f, "the client could not start: {error}"),
@@ -110,6 +125,8 @@ fn check(plan: &Plan) -> Result<(), Error> {
     let publishes = matches!(plan.scenario, Scenario::Broadcast | Scenario::Slow);
     Err(Error::Plan(if plan.connections == 0 {
         "at least one connection is needed"
+    } else if plan.duration.is_zero() {
+        "measuring takes some time: give a duration of more than 0"
     } else if plan.threads == 0 || plan.concurrency == 0 {
         "at least one thread and one handshake at a time are needed"
     } else if publishes && plan.rooms == 0 {
@@ -179,6 +196,9 @@ fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Me
     let end = usage();
     let operations = shared.operations.load(Ordering::Relaxed);
     if plan.scenario != Scenario::Churn {
+        if has_ended(shared, operations) {
+            return Err(Error::AllEnded(connected, shared.close_codes()));
+        }
         drain(shared, watch);
     } else if operations == 0 {
         return Err(Error::NoConnection(shared.failures()));
@@ -195,6 +215,13 @@ fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Me
         operations,
         server: (!plan.pids.is_empty()).then_some(cost),
     })
+}
+
+/// Whether the server has left nobody to measure: none, or none of those that make something happen.
+fn has_ended(shared: &Shared<'_>, operations: u64) -> bool {
+    let is_alone = shared.ready.load(Ordering::Relaxed) == 0;
+    let is_quiet = shared.plan.scenario != Scenario::Idle && operations == 0;
+    shared.disconnected.load(Ordering::Relaxed) > 0 && (is_alone || is_quiet)
 }
 
 fn seconds(micros: u64) -> f64 {
@@ -279,11 +306,7 @@ fn finish(shared: &Shared<'_>, measured: Measured, histogram: &Histogram<u64>) -
         connected: measured.connected,
         failures: shared.failures(),
         disconnected: shared.disconnected.load(Ordering::Relaxed),
-        close_codes: shared
-            .close_codes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone(),
+        close_codes: shared.close_codes(),
         connects_per_second: if churn {
             rate(measured.operations, measured.seconds)
         } else {

@@ -72,6 +72,12 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
+    /// Close codes of the connections that the server has ended.
+    pub(crate) fn close_codes(&self) -> BTreeMap<u16, u64> {
+        let codes = self.close_codes.lock();
+        codes.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How many connections failed so far, by reason.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
         let failures = self.failures.lock();

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{HeaderValue, Method, header};
 use heartline::config::{AuthMode, RoomsDefault};
 use heartline::rustls::pki_types::UnixTime;
 use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
@@ -408,16 +409,29 @@ async fn joined(gateway: &Gateway) {
 
 /// What the public port serves besides Socket.IO and live.
 fn page(settings: &Settings, gateway: &Gateway, dev: bool, request: &HttpRequest) -> HttpResponse {
-    if request.uri().path() == "/healthz" {
-        return dev::respond(200, "application/json", r#"{"status":"ok"}"#.into());
+    let answered = match request.uri().path() {
+        "/healthz" => {
+            let body = r#"{"status":"ok"}"#.into();
+            Some(dev::respond(200, "application/json", body))
+        }
+        _ if dev => dev::answer(settings, gateway, request),
+        _ => None,
+    };
+    let refused = |status, error: &str, message: &str| {
+        let body = json!({ "error": error, "message": message });
+        dev::respond(status, "application/json", body.to_string())
+    };
+    match answered {
+        Some(answer) if matches!(*request.method(), Method::GET | Method::HEAD) => answer,
+        Some(_) => {
+            let what = "This path answers GET and HEAD";
+            let mut response = refused(405, "Method Not Allowed", what);
+            let methods = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(header::ALLOW, methods);
+            response
+        }
+        None => refused(404, "Not Found", &what_is_here(settings)),
     }
-    let answered = dev
-        .then(|| dev::answer(settings, gateway, request))
-        .flatten();
-    answered.unwrap_or_else(|| {
-        let body = json!({ "error": "Not Found", "message": what_is_here(settings) });
-        dev::respond(404, "application/json", body.to_string())
-    })
 }
 
 /// For who asked for something else, often by a path with a mistake in it.

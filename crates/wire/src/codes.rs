@@ -230,7 +230,7 @@ const TABLE: [Entry; 34] = {
             (InvalidRoom, "INVALID_ROOM"),
             &[Event, Live],
             AfterChange,
-            "A room's name has 1 to 256 bytes and no control characters",
+            "A room's name has 1 to 256 bytes and no control characters, and a conversation's an id behind conversation:",
             "The room has no name that a room can have, or `chat:send` names a conversation's",
         ),
         entry(
@@ -252,7 +252,7 @@ const TABLE: [Entry; 34] = {
             &[Event],
             AfterChange,
             "A message has 1 to 10000 characters",
-            "The text is empty or has more than 10 000 characters (`chat:send`: 500)",
+            "The text is empty, has nothing but white space (of Unicode: spaces, tabs, line ends), or has more than 10 000 characters (`chat:send`: 500)",
         ),
         entry(
             (InvalidData, "INVALID_DATA"),

@@ -164,6 +164,15 @@ pub enum FrameError<'a> {
         /// Comes back in the answer.
         id: Option<&'a str>,
     },
+    /// A field is neither `true` nor `false`.
+    NoBool {
+        /// The frame's `type`.
+        kind: &'static str,
+        /// The field.
+        field: &'static str,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
 }
 
 impl<'a> FrameError<'a> {
@@ -174,7 +183,8 @@ impl<'a> FrameError<'a> {
             Self::NoType { id }
             | Self::Twice { id, .. }
             | Self::UnknownType { id, .. }
-            | Self::Missing { id, .. } => id,
+            | Self::Missing { id, .. }
+            | Self::NoBool { id, .. } => id,
         }
     }
 
@@ -200,6 +210,9 @@ impl fmt::Display for FrameError<'_> {
             ),
             Self::Missing { kind, field, .. } => {
                 write!(f, "{kind} needs {field}, which must be a string")
+            }
+            Self::NoBool { kind, field, .. } => {
+                write!(f, "{field} of {kind} must be true or false")
             }
         }
     }

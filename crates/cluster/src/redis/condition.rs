@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::RedisResult;
 
-use super::server::{Server, Tries};
+use super::server::{Kind, Server, Tries};
 
 /// How long a server may take to say what it is.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -66,6 +66,16 @@ impl<'a> Info<'a> {
         }
     }
 
+    /// What kind of server it is, if it says so.
+    fn kind(&self) -> Option<Kind> {
+        Some(match self.get("redis_mode")? {
+            "standalone" => Kind::Alone,
+            "sentinel" => Kind::Sentinel,
+            "cluster" => Kind::Cluster,
+            _ => return None,
+        })
+    }
+
     /// Major and minor version of Redis, also where it is Valkey.
     fn version(&self) -> Option<(u64, u64)> {
         let mut parts = self.get("redis_version")?.split('.');
@@ -74,10 +84,57 @@ impl<'a> Info<'a> {
     }
 }
 
+/// What is to be said of a server that the URL takes for another kind.
+fn misfit(is: Kind, said: Kind) -> Option<Finding> {
+    let (key, sentence, todo) = match (is, said) {
+        (Kind::Alone, Kind::Cluster) => (
+            "kind",
+            "is no Redis Cluster, but one Redis",
+            "write redis:// in cluster.url",
+        ),
+        (Kind::Alone, Kind::Sentinel) => (
+            "kind",
+            "is no Sentinel, but a Redis",
+            "write redis://HOST:PORT in cluster.url, or the addresses of its Sentinels",
+        ),
+        (Kind::Sentinel, Kind::Alone | Kind::Cluster) => (
+            "kind",
+            "is a Sentinel, which keeps nothing itself",
+            "write redis+sentinel://HOST:PORT/MASTER in cluster.url, with the master's name as \
+             redis-cli -h HOST -p PORT sentinel masters has it",
+        ),
+        (Kind::Cluster, Kind::Alone | Kind::Sentinel) => (
+            "cluster",
+            "is one of a Redis Cluster",
+            "write redis+cluster:// in cluster.url",
+        ),
+        (Kind::Alone, Kind::Alone)
+        | (Kind::Sentinel, Kind::Sentinel)
+        | (Kind::Cluster, Kind::Cluster) => return None,
+    };
+    Some(Finding {
+        key,
+        is_fatal: true,
+        sentence: sentence.into(),
+        todo,
+    })
+}
+
+/// What is to be said of the first server that the URL names, if it is of another kind than the URL
+/// says and tells so.
+pub(crate) async fn misnamed(server: &Server) -> Option<Finding> {
+    let info = server.info_of_first(ANSWER_TIMEOUT).await.ok()?;
+    misfit(Info(&info).kind()?, server.kind())
+}
+
 /// What is to be said of a server that answers `INFO` so. `is_cluster`: it is spoken to as one of
 /// a Redis Cluster.
 pub(super) fn judge(info: &str, is_cluster: bool) -> Vec<Finding> {
     let info = Info(info);
+    if !is_cluster && info.kind() == Some(Kind::Sentinel) {
+        // Nothing else that it says is of a server that keeps something.
+        return misfit(Kind::Sentinel, Kind::Alone).into_iter().collect();
+    }
     let mut findings = Vec::new();
     let mut find = |key, is_fatal, sentence: String, todo| {
         findings.push(Finding {
@@ -216,6 +273,27 @@ mod tests {
                     maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\nused_memory:1000\r\n";
         assert_eq!(keys(fits, false), []);
         assert_eq!(keys("", false), [], "who may not say is not blamed");
+    }
+
+    #[test]
+    fn a_server_of_another_kind_is_called_by_its_name() {
+        let kinds = [Kind::Alone, Kind::Sentinel, Kind::Cluster];
+        for (is, said) in kinds.iter().flat_map(|is| kinds.map(|said| (*is, said))) {
+            let found = misfit(is, said);
+            assert_eq!(found.is_some(), is != said, "{is:?} {said:?}");
+            let todo = found.map_or("", |finding| finding.todo);
+            let scheme = match is {
+                Kind::Alone => "redis://",
+                Kind::Sentinel => "redis+sentinel://",
+                Kind::Cluster => "redis+cluster://",
+            };
+            assert!(
+                is == said || todo.contains(scheme),
+                "{is:?} {said:?}: {todo}"
+            );
+        }
+        let sentinel = "redis_version:5.0.1\r\nredis_mode:sentinel\r\nrole:slave";
+        assert_eq!(keys(sentinel, false), [("kind", true)]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod whereabouts;
 
 pub use calls::Calls;
 pub use challenges::RedisChallenges;
-pub(crate) use condition::{ANSWER_TIMEOUT, examine};
+pub(crate) use condition::{ANSWER_TIMEOUT, examine, misnamed};
 pub use condition::{Condition, Finding};
 pub use fanout::{
     Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,

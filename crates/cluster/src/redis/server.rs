@@ -45,6 +45,17 @@ impl std::error::Error for BadUrl {}
 /// A Redis or Valkey: one server, one behind Sentinels, or a Cluster.
 pub struct Server(Target);
 
+/// A kind of server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One Redis, or its replica.
+    Alone,
+    /// One that says where another is.
+    Sentinel,
+    /// One of a Redis Cluster.
+    Cluster,
+}
+
 enum Target {
     Single(Box<ConnectionInfo>),
     Sentinel(Arc<Sentinels>),
@@ -278,6 +289,65 @@ impl Server {
             Target::Sentinel(sentinels) => sentinels.first()?,
         };
         place_of(info.addr()).map(|(host, port)| (host.to_owned(), port))
+    }
+
+    /// Where the server is that is written to: of Sentinels, the master that they have named.
+    pub fn master(&self) -> Option<(String, u16)> {
+        match &self.0 {
+            Target::Sentinel(sentinels) => {
+                let address = sentinels.address()?;
+                place_of(&address).map(|(host, port)| (host.to_owned(), port))
+            }
+            Target::Single(_) | Target::Cluster(_) => self.some_address(),
+        }
+    }
+
+    /// The kind of server that the URL says.
+    pub(super) fn kind(&self) -> Kind {
+        match &self.0 {
+            Target::Single(_) => Kind::Alone,
+            Target::Sentinel(_) => Kind::Sentinel,
+            Target::Cluster(_) => Kind::Cluster,
+        }
+    }
+
+    /// What the first server that the URL names says of itself, whatever kind it is: the section
+    /// `server` of its `INFO`. It is asked with the name and password of the URL, and then without:
+    /// Sentinels mostly have none.
+    ///
+    /// # Errors
+    /// When it does not answer, or lets nobody in.
+    pub(super) async fn info_of_first(&self, answer_timeout: Duration) -> RedisResult<String> {
+        let first = match &self.0 {
+            Target::Single(info) => Some(&**info),
+            Target::Sentinel(sentinels) => sentinels.first(),
+            Target::Cluster(nodes) => nodes.first(),
+        };
+        let Some(first) = first else {
+            return Err((redis::ErrorKind::InvalidClientConfig, "no server").into());
+        };
+        let known = first.redis_settings();
+        let mut named = RedisConnectionInfo::default();
+        if let Some(user) = known.username() {
+            named = named.set_username(user);
+        }
+        if let Some(password) = known.password() {
+            named = named.set_password(password);
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(answer_timeout));
+        let ask = async |settings: RedisConnectionInfo| {
+            let client = Client::open(first.clone().set_redis_settings(settings))?;
+            let opened = client.get_multiplexed_async_connection_with_config(&config);
+            let mut connection = opened.await?;
+            let mut info = redis::cmd("INFO");
+            info.arg("server").query_async(&mut connection).await
+        };
+        match ask(named).await {
+            Ok(info) => Ok(info),
+            Err(_) => ask(RedisConnectionInfo::default()).await,
+        }
     }
 
     /// A new connection, by which can be written. `answer_timeout`: how long answers may take;

@@ -399,9 +399,11 @@ impl Gateway {
             return Err(PublishError::UnknownNamespace(which.namespace.clone()));
         }
         let all = which.rooms.iter().chain(&which.except).map(String::as_str);
-        // Nobody else can be put into a user's own room, and nobody taken out of it.
-        if room.starts_with(PRIVATE) || !all.chain([room]).all(rooms::is_valid_name) {
+        if !all.chain([room]).all(rooms::is_valid_name) {
             return Err(PublishError::InvalidRoom);
+        }
+        if room.starts_with(PRIVATE) {
+            return Err(PublishError::UsersRoom);
         }
         let asked = peers::Move {
             which: which.clone(),

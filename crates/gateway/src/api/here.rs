@@ -346,9 +346,20 @@ impl Gateway {
         tenant: Option<&str>,
         room: &str,
     ) -> usize {
-        match self.shared.fanout.namespaces.find(namespace) {
-            Some(id) => self.members(id, tenant, room).await,
-            None => 0,
+        let fanout = &self.shared.fanout;
+        let Some(id) = fanout.namespaces.find(namespace) else {
+            return 0;
+        };
+        match room.strip_prefix(PRIVATE) {
+            // No list of members: the directory of users answers for it.
+            Some(user) => {
+                let sockets = fanout.backplane.local().sockets(tenant, user, None);
+                sockets
+                    .iter()
+                    .filter(|socket| socket.namespace() == id)
+                    .count()
+            }
+            None => self.members(id, tenant, room).await,
         }
     }
 

@@ -133,8 +133,11 @@ pub struct Published {
 pub enum PublishError {
     /// There is no such namespace.
     UnknownNamespace(String),
-    /// The room's name has no byte, more than 256, or control characters.
+    /// The room's name has no byte, more than 256, or control characters, or is a conversation's
+    /// without an id.
     InvalidRoom,
+    /// The room is a user's own: exactly its user's sockets are in it.
+    UsersRoom,
     /// The event's name is empty, longer than 128 bytes, or one of the
     /// protocols' own.
     InvalidEvent,
@@ -157,7 +160,7 @@ impl PublishError {
     pub fn code(&self) -> Code {
         match self {
             PublishError::UnknownNamespace(_) => Code::InvalidNamespace,
-            PublishError::InvalidRoom => Code::InvalidRoom,
+            PublishError::InvalidRoom | PublishError::UsersRoom => Code::InvalidRoom,
             PublishError::InvalidEvent => Code::InvalidEvent,
             PublishError::TooLarge(_) => Code::PayloadTooLarge,
             PublishError::InvalidData
@@ -179,9 +182,11 @@ impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PublishError::UnknownNamespace(name) => write!(f, "there is no namespace {name}"),
-            PublishError::InvalidRoom => {
-                f.write_str("a room's name has 1 to 256 bytes and no control characters")
-            }
+            PublishError::InvalidRoom => f.write_str(Code::InvalidRoom.sentence()),
+            PublishError::UsersRoom => f.write_str(
+                "in user:ID are exactly this user's sockets: nobody else can be put into it, and \
+                 nobody taken out",
+            ),
             PublishError::InvalidEvent => f.write_str(
                 "an event's name has 1 to 128 bytes and is none of the protocols' own types",
             ),

@@ -129,9 +129,13 @@ fn text_of(content: Option<String>, max: usize) -> Result<String, EventError> {
         // Not all databases keep it.
         return Err(refused("A message has no NUL in it".to_owned()));
     }
-    match !content.trim().is_empty() && content.chars().count() <= max {
-        true => Ok(content),
-        false => Err(refused(format!("A message has 1 to {max} characters"))),
+    match content.chars().count() {
+        _ if content.trim().is_empty() => {
+            let what = format!("A message has 1 to {max} characters, not white space alone");
+            Err(refused(what))
+        }
+        count if count <= max => Ok(content),
+        _ => Err(refused(format!("A message has 1 to {max} characters"))),
     }
 }
 

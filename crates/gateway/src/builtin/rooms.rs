@@ -30,7 +30,7 @@ struct RoomEvent<'a> {
 }
 
 /// The room an event is about, `{ room }` or its name alone, and whether its members are asked for with `members: true`;
-/// what names none is `INVALID_ROOM`.
+/// what names none is `INVALID_ROOM`, and what names one and does not fit otherwise `INVALID_DATA`.
 pub(super) struct Wanted {
     room: String,
     members: bool,
@@ -41,8 +41,7 @@ impl FromEvent for Wanted {
         #[derive(Deserialize)]
         struct Object {
             room: String,
-            #[serde(default)]
-            members: serde_json::Value,
+            members: Option<bool>,
         }
         if let Ok(Json(room)) = Json::<String>::from_event(event) {
             return Ok(Wanted {
@@ -53,32 +52,45 @@ impl FromEvent for Wanted {
         match Json::<Object>::from_event(event) {
             Ok(Json(Object { room, members })) => Ok(Wanted {
                 room,
-                members: members == true,
+                members: members == Some(true),
             }),
-            Err(_) => Err(EventError::new(Code::InvalidRoom, no_room(event))),
+            Err(_) => Err(misfit(event)),
         }
     }
 }
 
-/// What is wrong with data that names no room.
-fn no_room(event: &Event<'_>) -> &'static str {
+/// What `members` must be.
+const MEMBERS: &str = "members must be true or false";
+
+/// What is wrong with data that names no room, or one and more.
+fn misfit(event: &Event<'_>) -> EventError {
+    let no_room = |sentence| EventError::new(Code::InvalidRoom, sentence);
+    let misfit = |sentence| EventError::new(Code::InvalidData, sentence);
     match serde_json::from_str(event.first()) {
         Ok(serde_json::Value::Object(members)) => match members.get("room") {
+            Some(serde_json::Value::String(_)) if !is_wish(members.get("members")) => {
+                misfit(MEMBERS)
+            }
             // Of several members of one name this is the last.
-            Some(serde_json::Value::String(_)) => "the data has a member twice",
-            Some(_) => "room must be text: give { room }, or the room's name alone",
-            None => "room is missing: give { room }, or the room's name alone",
+            Some(serde_json::Value::String(_)) => misfit("the data has a member twice"),
+            Some(_) => no_room("room must be text: give { room }, or the room's name alone"),
+            None => no_room("room is missing: give { room }, or the room's name alone"),
         },
         Ok(serde_json::Value::Null) | Err(_) => {
-            "room is missing: give { room }, or the room's name alone"
+            no_room("room is missing: give { room }, or the room's name alone")
         }
-        Ok(_) => "a room's name must be text: give { room }, or the room's name alone",
+        Ok(_) => no_room("a room's name must be text: give { room }, or the room's name alone"),
     }
+}
+
+/// Whether `members` says that they are wanted, or that they are not.
+fn is_wish(members: Option<&serde_json::Value>) -> bool {
+    members.is_none_or(|wish| wish.is_boolean() || wish.is_null())
 }
 
 /// The room of `join:KIND` with an id: the id itself, or the only or the
 /// best-named member of an object; without one, the kind alone. A member that is `null` is none, and
-/// `members: true` beside the id is a question.
+/// `members`, `true` or `false`, is a question.
 pub(super) struct KindRoom(Wanted);
 
 impl FromEvent for KindRoom {
@@ -88,8 +100,9 @@ impl FromEvent for KindRoom {
             serde_json::from_str(&heartline_wire::json::whole(event.first())).unwrap_or_default();
         let wants_members = value.get("members").is_some_and(|wanted| *wanted == true);
         if let Some(object) = value.as_object_mut() {
-            let is_question = |name: &str| wants_members && name == "members";
-            object.retain(|name, value| !value.is_null() && !is_question(name));
+            object.retain(|name, value| {
+                !value.is_null() && !(name == "members" && value.is_boolean())
+            });
         }
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
@@ -121,6 +134,11 @@ impl FromEvent for KindRoom {
         }
         if kind.is_empty() {
             return Err(RoomError::Invalid.into());
+        }
+        // Alone it is the id.
+        let members = value.as_object().filter(|members| members.len() > 1);
+        if !is_wish(members.and_then(|members| members.get("members"))) {
+            return Err(EventError::new(Code::InvalidData, MEMBERS));
         }
         Ok(KindRoom(Wanted {
             room: match id {

@@ -60,12 +60,13 @@ impl Hub {
         if !is_sign_of_life {
             socket.last_activity = now;
         }
-        let said = match inbound.body {
-            Body::Args(args) => args,
-            Body::Publish(frame) => frame.data,
+        let (said, around) = match inbound.body {
+            // The data is a member of what `publish` takes.
+            Body::Args(args) => (args, usize::from(inbound.name == "publish")),
+            Body::Publish(frame) => (frame.data, 0),
         };
         let max = engine.settings.max_payload;
-        if let Err(error) = check_heard(said, inbound.attachments, max) {
+        if let Err(error) = check_heard(said, inbound.attachments, max, around) {
             return self.refuse_event(engine, slot, &inbound, error.into());
         }
         if !self.is_within_limit(engine, slot, &inbound) {

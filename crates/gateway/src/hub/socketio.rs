@@ -255,7 +255,7 @@ impl Hub {
                     return Some(());
                 };
                 let json = socketio::array_inside(data?)?;
-                let answer = check_heard(json, attachments, engine.settings.max_payload)
+                let answer = check_heard(json, attachments, engine.settings.max_payload, 0)
                     .map(|()| Args {
                         json: json.to_owned(),
                         attachments: attachments.to_vec(),

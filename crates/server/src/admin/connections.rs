@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::rooms::with_missing;
+use super::rooms::{known_namespace, with_missing};
 use super::state::State;
 use super::strict::{Known, Named};
 
@@ -63,7 +63,7 @@ pub(super) async fn list(
         user_id: wanted.user_id,
         user_type: wanted.user_type,
         tenant_id: wanted.tenant_id,
-        namespace: wanted.namespace,
+        namespace: known_namespace(&state, wanted.namespace)?,
         room: wanted.room,
         state: wanted.state,
     };
@@ -74,6 +74,7 @@ pub(super) async fn list(
 
 fn missing() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "There is no such connection")
+        .with_code(Code::Disconnected.as_str())
 }
 
 pub(super) async fn inspect(
@@ -144,7 +145,7 @@ pub(super) async fn emit(
             } else {
                 StatusCode::CONFLICT
             };
-            Err(Problem::new(status, error.error))
+            Err(Problem::new(status, error.error).with_code(&error.code))
         }
     }
 }

@@ -6,17 +6,17 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
-use heartline::auth::{MAX_ID, UserKey, is_id};
-use heartline::rooms;
+use heartline::auth::UserKey;
 use heartline::store::conversations::Added;
 use heartline::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start, StoreError};
+use heartline::{Code, rooms};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
-use super::strict::{Known, Named};
+use super::strict::{Known, Named, checked};
 
 /// Most users in one request.
 const MAX_USERS: usize = 1000;
@@ -54,22 +54,18 @@ pub(super) async fn messages(
         bytes: MAX_BYTES,
     };
     let history = state.gateway.store().history(query).await;
-    history.map(Json).map_err(|error| {
-        tracing::error!(%error, "a history could not be read");
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The history cannot be read now",
-        )
-    })
+    history.map(Json).map_err(|error| unavailable(&error))
 }
 
 /// The store cannot do something at present.
 pub(super) fn unavailable(error: &StoreError) -> Problem {
     tracing::error!(%error, "the store could not do what the API was asked for");
-    Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "The store cannot do that now; try again",
-    )
+    let code = match error {
+        StoreError::Overloaded => Code::Overloaded,
+        StoreError::Failed(_) => Code::Internal,
+    };
+    let what = "The store cannot do that now; try again";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).with_code(code.as_str())
 }
 
 /// A conversation's id, if it can be one.
@@ -79,7 +75,8 @@ pub(super) fn conversation(id: &str) -> Result<&str, Problem> {
         false => Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "A conversation's id has 1 to 243 bytes and no control characters",
-        )),
+        )
+        .with_code(Code::InvalidRoom.as_str())),
     }
 }
 
@@ -125,20 +122,6 @@ pub(super) struct Users {
     users: Vec<String>,
     #[serde(flatten)]
     which: Which,
-}
-
-/// An id, if there is one and a token could have it.
-pub(super) fn checked(name: &str, id: Option<String>) -> Result<Option<String>, Problem> {
-    match id.as_deref().is_none_or(is_id) {
-        true => Ok(id),
-        false => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            format!(
-                "{name} must be an id of 1 to {MAX_ID} bytes and whole characters, none of them a \
-                 control character"
-            ),
-        )),
-    }
 }
 
 /// The key of a user.

@@ -4,6 +4,7 @@ use axum::extract::{Request, State as With};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use heartline::Code;
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
@@ -39,10 +40,12 @@ pub(super) async fn check(With(state): With<State>, request: Request, next: Next
 fn refusal(state: &State, headers: &HeaderMap) -> Option<Problem> {
     match &state.token {
         Some(token) => (!bears(headers, token)).then(|| {
-            Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "Send the header Authorization: Bearer with admin.token",
-            )
+            let code = match headers.contains_key(header::AUTHORIZATION) {
+                true => Code::AuthTokenInvalid,
+                false => Code::AuthRequired,
+            };
+            let what = "Send the header Authorization: Bearer with admin.token";
+            Problem::new(StatusCode::UNAUTHORIZED, what).with_code(code.as_str())
         }),
         None => (!state.loopback).then(|| {
             Problem::new(

@@ -14,10 +14,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connections::Part;
-use super::conversations::{checked, conversation, key, unavailable};
+use super::conversations::{conversation, key, unavailable};
 use super::problem::Problem;
 use super::state::State;
-use super::strict::{Known, Named};
+use super::strict::{Known, Named, checked};
 use crate::config::parse_duration;
 
 /// Longest text that says who made an invite, bytes.
@@ -116,6 +116,9 @@ pub(super) async fn list(
     let (after, limit) = part?.0.split()?;
     let which = which?.0;
     let after = after.map(cursor).transpose()?;
+    if let Some(id) = &which.conversation_id {
+        conversation(id)?;
+    }
     let query = InviteQuery {
         tenant_id: checked("tenantId", which.tenant_id)?.map(Into::into),
         conversation_id: which.conversation_id,

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State as With;
 use axum::http::StatusCode;
 use heartline::entries::Missing;
-use heartline::{Part, ShedError};
+use heartline::{Code, Part, ShedError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -69,12 +69,12 @@ pub(super) async fn shed(
     let over = Duration::from_millis(over_ms);
     let shed = state.gateway.shed(&node_id, part, over).await;
     let connections = shed.map_err(|error| {
-        let status = match error {
-            ShedError::UnknownNode => StatusCode::NOT_FOUND,
-            ShedError::Unreachable | ShedError::NotKnown => StatusCode::BAD_GATEWAY,
-            ShedError::Draining => StatusCode::CONFLICT,
-        };
-        Problem::new(status, error.to_string())
+        let problem = |status| Problem::new(status, error.to_string());
+        match error {
+            ShedError::UnknownNode => problem(StatusCode::NOT_FOUND),
+            ShedError::Unreachable | ShedError::NotKnown => problem(StatusCode::BAD_GATEWAY),
+            ShedError::Draining => problem(StatusCode::CONFLICT).with_code(Code::Draining.as_str()),
+        }
     })?;
     let answer = json!({ "nodeId": node_id, "connections": connections, "overMs": over_ms });
     Ok((StatusCode::ACCEPTED, Json(answer)))

@@ -21,6 +21,8 @@ pub(super) struct Route {
     pub(super) body: &'static [&'static str],
     /// The schema of the answer.
     answer: &'static str,
+    /// The statuses from 502 on that it has, besides 503 for a POST under a key.
+    fails: &'static [u16],
 }
 
 impl Route {
@@ -29,7 +31,45 @@ impl Route {
         let is_of_v1 = self.path.starts_with("/v1/");
         self.method == "post" && is_of_v1 && self.path != "/v1/presence"
     }
+
+    /// Its answers from 502 on, in their order.
+    fn failures(&self) -> impl Iterator<Item = u16> {
+        let under_a_key = self.changes() && !self.fails.contains(&503);
+        let mut all = self.fails.to_vec();
+        all.extend(under_a_key.then_some(503));
+        all.sort_unstable();
+        all.into_iter()
+    }
+
+    /// What a parameter of the query must be, if this value is not that.
+    pub(super) fn misfit(&self, name: &str, value: &str) -> Option<String> {
+        let (fits, must_be) = match name {
+            "limit" => {
+                let most = self.most_items();
+                let fits = value.parse().is_ok_and(|limit| (1..=most).contains(&limit));
+                (fits, format!("a whole number from 1 to {most}"))
+            }
+            "after" | "before" => {
+                let must_be = "a whole number, the offset of a message";
+                (value.parse::<u64>().is_ok(), must_be.to_owned())
+            }
+            "state" => (STATES.contains(&value), STATES.join(" or ")),
+            _ => return None,
+        };
+        (!fits).then_some(must_be)
+    }
+
+    /// The greatest `limit`.
+    fn most_items(&self) -> usize {
+        match self.answer {
+            "History" => MAX_PART,
+            _ => MAX_LIMIT,
+        }
+    }
 }
+
+/// What `state` may be.
+const STATES: [&str; 2] = ["connected", "suspended"];
 
 const WHICH: &[&str] = &["tenantId", "userType"];
 
@@ -60,6 +100,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Health",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -68,6 +109,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Health",
+        fails: &[503],
     },
     Route {
         method: "get",
@@ -76,6 +118,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -84,6 +127,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Any",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -101,6 +145,7 @@ pub(super) static ROUTES: &[Route] = &[
         ],
         body: &[],
         answer: "Connections",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -109,6 +154,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Connection",
+        fails: &[502],
     },
     Route {
         method: "delete",
@@ -117,6 +163,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Disconnected",
+        fails: &[502],
     },
     Route {
         method: "post",
@@ -125,6 +172,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Disconnected",
+        fails: &[502],
     },
     Route {
         method: "post",
@@ -133,6 +181,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &["event", "data", "ackWithinMs"],
         answer: "Emitted",
+        fails: &[502, 504],
     },
     Route {
         method: "get",
@@ -141,6 +190,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &[],
         answer: "User",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -149,6 +199,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &[],
         answer: "PresenceAsOf",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -157,6 +208,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &[],
         answer: "UserConnections",
+        fails: &[],
     },
     Route {
         method: "delete",
@@ -165,6 +217,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &[],
         answer: "Disconnected",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -173,6 +226,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &["event", "data", "namespace"],
         answer: "DeliveredToUser",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -181,6 +235,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &[],
         answer: "Disconnected",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -189,6 +244,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &["users", "tenantId"],
         answer: "Presences",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -197,6 +253,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &["cursor", "limit", "namespace", "tenantId"],
         body: &[],
         answer: "Rooms",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -205,6 +262,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &["namespace", "tenantId"],
         body: &[],
         answer: "OneRoom",
+        fails: &[502],
     },
     Route {
         method: "get",
@@ -213,6 +271,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &["namespace", "tenantId"],
         body: &[],
         answer: "Members",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -221,6 +280,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: WHO,
         answer: "Joined",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -229,6 +289,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: WHO,
         answer: "Left",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -237,6 +298,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &["event", "data", "key", "namespace", "tenantId", "except"],
         answer: "Delivered",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -246,6 +308,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &["event", "data", "namespace", "tenantId", "except"],
         answer: "Delivered",
+        fails: &[],
     },
     Route {
         method: "get",
@@ -255,6 +318,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &["after", "before", "limit", "tenantId"],
         body: &[],
         answer: "History",
+        fails: &[503],
     },
     Route {
         method: "get",
@@ -263,6 +327,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &["cursor", "limit", "tenantId"],
         body: &[],
         answer: "ConversationMembers",
+        fails: &[503],
     },
     Route {
         method: "put",
@@ -271,6 +336,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &["users", "userType", "tenantId"],
         answer: "Added",
+        fails: &[503],
     },
     Route {
         method: "delete",
@@ -279,6 +345,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &["users", "userType", "tenantId"],
         answer: "Removed",
+        fails: &[503],
     },
     Route {
         method: "put",
@@ -287,6 +354,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &[],
         answer: "Added",
+        fails: &[503],
     },
     Route {
         method: "delete",
@@ -295,6 +363,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: WHICH,
         body: &[],
         answer: "Removed",
+        fails: &[503],
     },
     Route {
         method: "get",
@@ -303,6 +372,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &["cursor", "limit", "conversationId", "tenantId"],
         body: &[],
         answer: "Invites",
+        fails: &[503],
     },
     Route {
         method: "post",
@@ -319,6 +389,7 @@ pub(super) static ROUTES: &[Route] = &[
             "tenantId",
         ],
         answer: "Invite",
+        fails: &[503],
     },
     Route {
         method: "post",
@@ -327,6 +398,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: INVITED,
         answer: "Welcome",
+        fails: &[503],
     },
     Route {
         method: "get",
@@ -335,6 +407,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Invite",
+        fails: &[503],
     },
     Route {
         method: "delete",
@@ -343,6 +416,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Invite",
+        fails: &[503],
     },
     Route {
         method: "get",
@@ -351,6 +425,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Nodes",
+        fails: &[],
     },
     Route {
         method: "post",
@@ -360,6 +435,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: SHED,
         answer: "Shed",
+        fails: &[502],
     },
     Route {
         method: "post",
@@ -368,6 +444,7 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Draining",
+        fails: &[],
     },
 ];
 
@@ -380,6 +457,7 @@ static SIGN_IN: &[Route] = &[
         query: &[],
         body: &["walletAddress"],
         answer: "Challenge",
+        fails: &[503],
     },
     Route {
         method: "post",
@@ -388,6 +466,7 @@ static SIGN_IN: &[Route] = &[
         query: &[],
         body: &["walletAddress", "challenge", "signature"],
         answer: "SignedIn",
+        fails: &[503],
     },
 ];
 
@@ -433,7 +512,7 @@ fn parameter(route: &Route, name: &str) -> Value {
         ),
         "room" => (json!({ "type": "string" }), "Only those in this room."),
         "state" => (
-            json!({ "type": "string", "enum": ["connected", "suspended"] }),
+            json!({ "type": "string", "enum": STATES }),
             "Only those that have a connection, or only those that were lost and may come back.",
         ),
         _ => (json!({ "type": "string" }), ""),
@@ -485,15 +564,30 @@ fn operation(route: &Route) -> Value {
         "" => json!({ "text/plain": { "schema": { "type": "string" } } }),
         name => json!({ "application/json": { "schema": schemas::reference(name) } }),
     };
+    let problem = json!({ "application/problem+json": {
+        "schema": schemas::reference("Problem") } });
     let mut operation = json!({
         "summary": route.does,
         "parameters": parameters,
         "responses": {
-            "2XX": { "description": "As asked", "content": good },
-            "4XX": { "description": "What is wrong", "content": { "application/problem+json": {
-                "schema": schemas::reference("Problem") } } },
+            "2XX": { "description": "As asked", "content": &good },
+            "4XX": { "description": "What is wrong", "content": &problem },
         },
     });
+    for status in route.failures() {
+        let (description, content) = match status {
+            502 => (
+                "A node that knows does not answer, or nobody knows which",
+                &problem,
+            ),
+            // Of a node that drains.
+            503 if route.path == "/readyz" => ("Not just now", &good),
+            503 => ("Not just now", &problem),
+            _ => ("No acknowledgement in time", &problem),
+        };
+        let response = json!({ "description": description, "content": content });
+        operation["responses"][status.to_string()] = response;
+    }
     if !route.body.is_empty() {
         let required = if [WHO, SHED].contains(&route.body) {
             &[][..]
@@ -523,8 +617,10 @@ fn sign_in(route: &Route) -> Value {
     let schema = &mut operation["requestBody"]["content"]["application/json"]["schema"];
     schema["required"] = json!(route.body);
     schema["additionalProperties"] = true.into();
-    operation["responses"]["4XX"] = json!({ "description": "What is wrong", "content": {
-        "application/json": { "schema": schemas::reference("SignInError") } } });
+    let wrong = json!({ "application/json": { "schema": schemas::reference("SignInError") } });
+    for status in ["4XX", "503"] {
+        operation["responses"][status]["content"] = wrong.clone();
+    }
     operation["servers"] = json!([{ "url": "{public}", "description": "The public listener",
         "variables": { "public": { "default": "http://localhost:8080" } } }]);
     operation

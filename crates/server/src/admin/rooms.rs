@@ -5,7 +5,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::entries::{Missing, Page, RoomEntry};
-use heartline::{Broadcast, Publish, Published, Sockets};
+use heartline::{Broadcast, Publish, PublishError, Published, Sockets};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -13,13 +13,26 @@ use serde_json::{Value, json};
 use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
-use super::strict::{Known, Named};
+use super::strict::{Known, NamedRoom};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Place {
     namespace: Option<String>,
     tenant_id: Option<String>,
+}
+
+/// The namespace that a query names, if it names one.
+pub(super) fn known_namespace(
+    state: &State,
+    name: Option<String>,
+) -> Result<Option<String>, Problem> {
+    match name {
+        Some(name) if state.gateway.everybody(&name, None).is_none() => {
+            Err(PublishError::UnknownNamespace(name).into())
+        }
+        known => Ok(known),
+    }
 }
 
 pub(super) async fn list(
@@ -29,8 +42,9 @@ pub(super) async fn list(
 ) -> Result<Json<Page<RoomEntry>>, Problem> {
     let (cursor, limit) = part?.0.split()?;
     let place = place?.0;
+    let namespace = known_namespace(&state, place.namespace)?;
     let rooms = state.gateway.rooms(
-        place.namespace.as_deref(),
+        namespace.as_deref(),
         place.tenant_id.as_deref(),
         cursor,
         limit,
@@ -40,11 +54,11 @@ pub(super) async fn list(
 
 pub(super) async fn inspect(
     With(state): With<State>,
-    Named(room): Named,
+    NamedRoom(room): NamedRoom,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let place = place?.0;
-    let namespace = place.namespace.unwrap_or_else(|| "/".into());
+    let namespace = known_namespace(&state, place.namespace)?.unwrap_or_else(|| "/".into());
     let found = state
         .gateway
         .room(&namespace, place.tenant_id.as_deref(), &room)
@@ -64,11 +78,11 @@ pub(super) async fn inspect(
 
 pub(super) async fn members(
     With(state): With<State>,
-    Named(room): Named,
+    NamedRoom(room): NamedRoom,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let place = place?.0;
-    let namespace = place.namespace.unwrap_or_else(|| "/".into());
+    let namespace = known_namespace(&state, place.namespace)?.unwrap_or_else(|| "/".into());
     let tenant = place.tenant_id.as_deref();
     let (members, missing) = state.gateway.room_members(&namespace, tenant, &room).await;
     Ok(Json(with_missing(json!({ "members": members }), missing)))
@@ -118,7 +132,7 @@ impl Who {
 
 pub(super) async fn join(
     With(state): With<State>,
-    Named(room): Named,
+    NamedRoom(room): NamedRoom,
     Known(who): Known<Who>,
 ) -> Result<Json<Value>, Problem> {
     let which = who.sockets();
@@ -133,7 +147,7 @@ pub(super) async fn join(
 
 pub(super) async fn leave(
     With(state): With<State>,
-    Named(room): Named,
+    NamedRoom(room): NamedRoom,
     Known(who): Known<Who>,
 ) -> Result<Json<Value>, Problem> {
     let mut which = who.sockets();
@@ -185,7 +199,7 @@ fn answer(published: Published) -> Json<Value> {
 
 pub(super) async fn publish(
     With(state): With<State>,
-    Named(room): Named,
+    NamedRoom(room): NamedRoom,
     body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
     let Known(out) = body;

@@ -38,7 +38,7 @@ const SHAPES: &[Shape] = &[
             ("title", "string"),
             ("status", "integer"),
             ("detail", "string"),
-            ("code", "string?"),
+            ("code", "string"),
         ],
     ),
     (

@@ -5,9 +5,11 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use heartline::auth::{MAX_ID, is_id};
+use heartline::{Code, rooms};
 use heartline_core::misfit::in_words;
 use heartline_wire::json::whole;
 use serde::de::DeserializeOwned;
@@ -24,8 +26,11 @@ const MAX_IDLE_BODY: usize = 64 * 1024;
 /// Longest explanation of what does not fit, characters: it may quote the body.
 const MAX_WHY: usize = 200;
 
-/// The member that is what an app says, in which anything may stand.
-const DATA: &str = "data";
+/// The members that are what an app says, in which a NUL may stand: clients may say one there too.
+const SAID: &[&str] = &["data", "event", "key"];
+
+/// What names users, their kinds and tenants, wherever it stands.
+const IDS: &[&str] = &["userId", "users", "userType", "tenantId"];
 
 /// The members that a request's body may have.
 #[derive(Clone, Copy)]
@@ -33,21 +38,23 @@ struct Members(&'static [&'static str]);
 
 /// Checks the query, and that there is no body where none is wanted.
 pub(super) async fn check(request: Request, next: Next) -> Response {
-    checked(request, next)
+    passed(request, next)
         .await
         .unwrap_or_else(Problem::into_response)
 }
 
-async fn checked(mut request: Request, next: Next) -> Result<Response, Problem> {
+async fn passed(mut request: Request, next: Next) -> Result<Response, Problem> {
     // Without a route the answer is 404 or 405 anyway.
     let Some(route) = route_of(&request) else {
         return Ok(next.run(request).await);
     };
+    check_escapes("The path", request.uri().path())?;
     // The one way in which a path may have one.
     if request.uri().path().contains("%00") {
         return Err(has_nul("The path"));
     }
-    check_query(request.uri(), route.query)?;
+    check_query(request.uri(), route)?;
+    check_encoding(request.headers())?;
     request.extensions_mut().insert(Members(route.body));
     if route.body.is_empty() && request.method() != Method::GET {
         request = without_body(request).await?;
@@ -74,7 +81,7 @@ async fn without_body(request: Request) -> Result<Request, Problem> {
     let mut reading = Request::new(body);
     DefaultBodyLimit::max(MAX_IDLE_BODY).apply(&mut reading);
     let body = Bytes::from_request(reading, &()).await;
-    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let body = body.map_err(|error| Problem::of_body(error.status(), MAX_IDLE_BODY))?;
     if !body.is_empty() {
         let text = std::str::from_utf8(&body).unwrap_or_default();
         check_members(text, &[])?;
@@ -101,11 +108,13 @@ fn unknown(kind: &str, name: &str, known: &[&str]) -> Problem {
     bad(format!("Unknown {kind} {name:?}{hint} Known are {all}"))
 }
 
-fn check_query(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
+fn check_query(uri: &Uri, route: &Route) -> Result<(), Problem> {
+    let query = uri.query().unwrap_or_default();
+    check_escapes("The query", query)?;
     let mut seen = BTreeSet::new();
-    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
-        if !known.contains(&&*name) {
-            return Err(unknown("query parameter", &name, known));
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if !route.query.contains(&&*name) {
+            return Err(unknown("query parameter", &name, route.query));
         }
         if value.contains('\0') {
             return Err(has_nul(&format!("The query parameter {name:?}")));
@@ -113,8 +122,86 @@ fn check_query(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
         if !seen.insert(name.clone()) {
             return Err(bad(format!("The query parameter {name:?} is there twice")));
         }
+        if IDS.contains(&&*name) {
+            check_id(&name, &value)?;
+        }
+        if name == "room" {
+            room_name(&value)?;
+        }
+        if let Some(what) = route.misfit(&name, &value) {
+            return Err(bad(format!("{name} must be {what}")));
+        }
     }
     Ok(())
+}
+
+/// RFC 3986 §2.1: two digits of hex follow each percent sign. Decoders leave others as they are,
+/// which names somebody else than was meant.
+fn check_escapes(place: &str, text: &str) -> Result<(), Problem> {
+    let is_whole = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    match text.split('%').skip(1).all(is_whole) {
+        true => Ok(()),
+        false => Err(bad(format!(
+            "{place} has a % without two digits of hex behind it; % itself is %25"
+        ))),
+    }
+}
+
+/// Bodies are read as they come.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    match encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        true => Ok(()),
+        false => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "A body is taken as it is, without a Content-Encoding",
+        )),
+    }
+}
+
+/// Whether a token could have this id.
+fn check_id(name: &str, id: &str) -> Result<(), Problem> {
+    match is_id(id) {
+        true => Ok(()),
+        false => Err(bad(format!(
+            "{name} must be an id of 1 to {MAX_ID} bytes and whole characters, none of them a \
+             control character"
+        ))),
+    }
+}
+
+/// An id, if there is one and a token could have it.
+pub(super) fn checked(name: &str, id: Option<String>) -> Result<Option<String>, Problem> {
+    id.as_deref().map_or(Ok(()), |id| check_id(name, id))?;
+    Ok(id)
+}
+
+/// A room's name, if a room can have it.
+pub(super) fn room_name(name: &str) -> Result<&str, Problem> {
+    match rooms::is_valid_name(name) {
+        true => Ok(name),
+        false => {
+            let (what, code) = (Code::InvalidRoom.sentence(), Code::InvalidRoom.as_str());
+            Err(Problem::new(StatusCode::BAD_REQUEST, what).with_code(code))
+        }
+    }
+}
+
+/// Whether the ids are ids in a member that has one, or a list of them. What is no text is not of the
+/// member's type, which is said elsewhere.
+fn check_ids(name: &str, value: &str) -> Result<(), Problem> {
+    let one = || serde_json::from_str(value).map(|id: String| vec![id]);
+    let ids: Vec<String> = one()
+        .or_else(|_| serde_json::from_str(value))
+        .unwrap_or_default();
+    let name = match name {
+        "users" => "A user's id",
+        other => other,
+    };
+    ids.iter().try_for_each(|id| check_id(name, id))
 }
 
 fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
@@ -124,8 +211,11 @@ fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
         if !known.contains(&name.as_str()) {
             return Err(unknown("member of the body", &name, known));
         }
-        if name != DATA && holds_nul(value.get()) {
+        if !SAID.contains(&name.as_str()) && holds_nul(value.get()) {
             return Err(has_nul(&format!("The member {name:?}")));
+        }
+        if IDS.contains(&name.as_str()) {
+            check_ids(&name, value.get())?;
         }
     }
     Ok(())
@@ -186,16 +276,99 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
+/// The user whom a request's path names.
+pub(super) struct NamedUser(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedUser {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Named(id) = Named::from_request_parts(parts, state).await?;
+        check_id("userId", &id)?;
+        Ok(NamedUser(id))
+    }
+}
+
+/// The room that a request's path names.
+pub(super) struct NamedRoom(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedRoom {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Named(room) = Named::from_request_parts(parts, state).await?;
+        room_name(&room)?;
+        Ok(NamedRoom(room))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn route(path: &str) -> &'static Route {
+        ROUTES.iter().find(|route| route.path == path).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_id_is_none_wherever_it_stands() {
+        let long = "i".repeat(257);
+        for (bad, escaped) in [
+            ("", ""),
+            ("a\n", "a%0A"),
+            ("\u{7f}", "%7F"),
+            (&*long, &*long),
+        ] {
+            for name in ["userId", "userType", "tenantId"] {
+                let uri: Uri = format!("/?{name}={escaped}").parse().unwrap();
+                assert!(
+                    check_query(&uri, route("/v1/connections")).is_err(),
+                    "{uri}"
+                );
+                let body = serde_json::json!({ name: bad }).to_string();
+                assert!(check_members(&body, &[name]).is_err(), "{body}");
+            }
+            let body = serde_json::json!({ "users": ["a", bad] }).to_string();
+            assert!(check_members(&body, &["users"]).is_err(), "{body}");
+        }
+        for good in [r#"{"users":["a"]}"#, r#"{"users":7}"#, r#"{"users":null}"#] {
+            assert!(check_members(good, &["users"]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_of_another_type_is_said_in_words_of_the_sender() {
+        let asked = |path: &str, query: &str| {
+            let uri: Uri = format!("/?{query}").parse().unwrap();
+            let asked = check_query(&uri, route(path));
+            asked.map_err(|problem| format!("{problem:?}"))
+        };
+        let history = "/v1/conversations/{conversationId}/messages";
+        for (path, query, sentence) in [
+            (
+                "/v1/connections",
+                "limit=x",
+                "a whole number from 1 to 1000",
+            ),
+            ("/v1/rooms", "limit=1001", "a whole number from 1 to 1000"),
+            ("/v1/connections", "state=x", "connected or suspended"),
+            (history, "limit=201", "a whole number from 1 to 200"),
+            (history, "after=-1", "a whole number"),
+            (history, "before=1.5", "a whole number"),
+            ("/v1/connections", "cursor=%zz", "two digits of hex"),
+        ] {
+            let refused = asked(path, query).unwrap_err();
+            assert!(refused.contains(sentence), "{query}: {refused}");
+        }
+        assert!(asked(history, "limit=200&after=0").is_ok());
+        assert!(asked("/v1/connections", "limit=1&state=suspended&cursor=%7a").is_ok());
+    }
+
     #[test]
     fn a_filter_with_a_mistake_is_not_taken_for_none() {
-        let known = &["userId", "limit"];
         let asked = |query: &str| {
             let uri: Uri = format!("/v1/connections{query}").parse().unwrap();
-            check_query(&uri, known).map_err(|problem| format!("{problem:?}"))
+            check_query(&uri, route("/v1/connections")).map_err(|problem| format!("{problem:?}"))
         };
         assert!(asked("").is_ok() && asked("?userId=a&limit=1").is_ok());
         assert!(asked("?user=p1").unwrap_err().contains("did you mean"));
@@ -223,15 +396,18 @@ mod tests {
 
     #[test]
     fn a_name_with_a_nul_is_refused_and_what_an_app_says_is_not() {
-        let known = &["userId", "users", "data"];
-        let asked = |query: &str| check_query(&format!("/v1/x{query}").parse().unwrap(), known);
-        assert!(asked("?userId=a%01").is_ok());
+        let known = &["userId", "users", "data", "event", "key"];
+        let asked = |query: &str| {
+            let uri: Uri = format!("/v1/connections{query}").parse().unwrap();
+            check_query(&uri, route("/v1/connections"))
+        };
         let refused = asked("?userId=a%00b").map_err(|problem| format!("{problem:?}"));
         assert!(refused.unwrap_err().contains("NUL"));
         let read =
             |body: &str| check_members(body, known).map_err(|problem| format!("{problem:?}"));
         for good in [
             r#"{"data":"\u0000"}"#,
+            r#"{"event":"a\u0000b","key":"\u0000"}"#,
             r#"{"userId":"\\u0000"}"#,
             r#"{"users":["a"],"data":{"x":"\u0000"}}"#,
         ] {

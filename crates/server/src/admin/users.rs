@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use super::rooms::with_missing;
 use super::state::State;
-use super::strict::{Known, Named};
+use super::strict::{Known, NamedUser};
 
 /// Most users in one question.
 const MAX_USERS: usize = 1000;
@@ -62,7 +62,7 @@ async fn sockets_of(state: &State, user_id: &str, which: &Which) -> (Vec<SocketE
 
 pub(super) async fn inspect(
     With(state): With<State>,
-    Named(user_id): Named,
+    NamedUser(user_id): NamedUser,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let which = which?.0;
@@ -76,7 +76,7 @@ pub(super) async fn inspect(
 
 pub(super) async fn presence(
     With(state): With<State>,
-    Named(user_id): Named,
+    NamedUser(user_id): NamedUser,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<AsOf>, Problem> {
     presence_of(&state, &user_id, &which?.0).await.map(Json)
@@ -84,7 +84,7 @@ pub(super) async fn presence(
 
 pub(super) async fn connections(
     With(state): With<State>,
-    Named(user_id): Named,
+    NamedUser(user_id): NamedUser,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let (sockets, missing) = sockets_of(&state, &user_id, &which?.0).await;
@@ -102,7 +102,7 @@ pub(super) struct Outgoing {
 
 pub(super) async fn emit(
     With(state): With<State>,
-    Named(user_id): Named,
+    NamedUser(user_id): NamedUser,
     which: Result<Query<Which>, QueryRejection>,
     body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
@@ -134,7 +134,7 @@ pub(super) async fn emit(
 
 pub(super) async fn disconnect(
     With(state): With<State>,
-    Named(user_id): Named,
+    NamedUser(user_id): NamedUser,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let which = which?.0;

@@ -79,7 +79,7 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 0)]
     connect_rate: u32,
     /// How long is measured
-    #[arg(long, short = 'd', default_value = "10s", value_parser = duration)]
+    #[arg(long, short = 'd', default_value = "10s", value_parser = some_time)]
     duration: Duration,
     /// How long the same is done before it is measured
     #[arg(long, default_value = "1s", value_parser = duration)]
@@ -137,6 +137,14 @@ pub(crate) struct Load {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write it like 10s or 500ms".into())
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    match time.is_zero() {
+        true => Err("measuring takes some time: more than 0".into()),
+        false => Ok(time),
+    }
 }
 
 /// Runs it: the result is one line of JSON on standard output.

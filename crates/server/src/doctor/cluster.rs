@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use heartline_cluster::{Diagnosis, diagnose, own_address, place};
+use heartline_cluster::{Diagnosis, Unusable, diagnose, own_address, place};
 
 use super::report::Check;
 use crate::config::Settings;
@@ -21,7 +21,10 @@ pub(super) async fn look(settings: &Settings) -> (Vec<Check>, Option<i64>) {
     let at = place(url).unwrap_or("its address".into());
     let found = diagnose(url, &settings.cluster_prefix, &settings.alike).await;
     let mut checks = match &found {
-        Ok(found) => judge(&at, &settings.cluster_prefix, found),
+        Ok(found) => {
+            let at = found.place.as_deref().unwrap_or(&at);
+            judge(at, &settings.cluster_prefix, found)
+        }
         Err(why) => vec![judge_unreached(&at, why)],
     };
     checks.extend(judge_key(settings));
@@ -32,9 +35,10 @@ pub(super) async fn look(settings: &Settings) -> (Vec<Check>, Option<i64>) {
     (checks, found.ok().map(|found| found.ahead))
 }
 
-fn judge_unreached(at: &str, why: &str) -> Check {
-    let todo = match why {
-        why if why.starts_with("NOAUTH") || why.starts_with("WRONGPASS") => {
+fn judge_unreached(at: &str, Unusable { why, todo }: &Unusable) -> Check {
+    let todo = match (todo, why) {
+        (Some(todo), _) => (*todo).to_owned(),
+        (None, why) if why.starts_with("NOAUTH") || why.starts_with("WRONGPASS") => {
             "name user and password in cluster.url: redis://USER:PASSWORD@HOST:PORT".to_owned()
         }
         _ => {
@@ -194,7 +198,13 @@ mod tests {
 
     #[test]
     fn a_server_that_lets_nobody_in_is_told_from_one_that_is_not_there() {
-        let todo = |why: &str| judge_unreached("redis:6380", why).todo.unwrap();
+        let todo = |why: &str| {
+            let unusable = Unusable {
+                why: why.to_owned(),
+                todo: None,
+            };
+            judge_unreached("redis:6380", &unusable).todo.unwrap()
+        };
         assert!(todo("NOAUTH Authentication required.").contains("USER:PASSWORD"));
         assert!(todo("Connection refused").contains("redis-cli -h redis -p 6380 ping"));
         assert!(judge_address(Some([127, 0, 0, 1].into())).is_some());

@@ -112,7 +112,8 @@ impl<'a> Fields<'a> {
 ///
 /// Unknown members are ignored; a known one that is given twice is refused, as
 /// it is in the data of an event, and so is an `id` that is neither string nor number nor
-/// `null`: whoever waits for it would wait for ever. A `recover` that is not
+/// `null`: whoever waits for it would wait for ever; and `members` and `self` that are neither
+/// `true` nor `false` nor `null`. A `recover` that is not
 /// `{"epoch":<string>,"offset":<integer>}` is ignored: the
 /// answer then says that nothing was recovered.
 ///
@@ -135,7 +136,7 @@ pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
             topic: need("subscribe", "topic", fields.topic)?,
             id,
             recover: fields.recover.and_then(position),
-            members: fields.members == Some("true"),
+            members: bool_field("subscribe", "members", fields.members, id)?.unwrap_or(false),
         },
         "unsubscribe" => ClientFrame::Unsubscribe {
             topic: need("unsubscribe", "topic", fields.topic)?,
@@ -149,7 +150,7 @@ pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
                 None | Some("null") => None,
                 key => Some(need("publish", "key", key)?),
             },
-            to_self: fields.to_self != Some("false"),
+            to_self: bool_field("publish", "self", fields.to_self, id)?.unwrap_or(true),
             id,
         },
         "emit" => ClientFrame::Emit {
@@ -170,6 +171,21 @@ fn text_field<'a>(
 ) -> Result<Cow<'a, str>, FrameError<'a>> {
     raw.and_then(json::unquote)
         .ok_or(FrameError::Missing { kind, field, id })
+}
+
+/// Whether something is wished; `None`: nothing is said of it, or `null`.
+fn bool_field<'a>(
+    kind: &'static str,
+    field: &'static str,
+    raw: Option<&'a str>,
+    id: Option<&'a str>,
+) -> Result<Option<bool>, FrameError<'a>> {
+    match raw {
+        None | Some("null") => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(FrameError::NoBool { kind, field, id }),
+    }
 }
 
 /// Reads `{"epoch":…,"offset":…}`.

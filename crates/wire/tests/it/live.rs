@@ -230,6 +230,26 @@ fn wrong_frames() {
 }
 
 #[test]
+fn a_wish_is_true_or_false_or_none() {
+    for (kind, field) in [("subscribe", "members"), ("publish", "self")] {
+        let frame = |wish: &str| {
+            format!(r#"{{"type":"{kind}","topic":"t","event":"e","id":7,"{field}":{wish}}}"#)
+        };
+        for wish in ["true", "false", "null"] {
+            assert!(decode(&frame(wish)).is_ok(), "{field}: {wish}");
+        }
+        for wrong in ["5", "0", "\"yes\"", "\"true\"", "[]", "{}"] {
+            let id = Some("7");
+            let expected = FrameError::NoBool { kind, field, id };
+            assert_eq!(decode(&frame(wrong)), Err(expected), "{field}: {wrong}");
+        }
+    }
+    let frame = r#"{"type":"publish","topic":"t","event":"e","self":0}"#;
+    let told = decode(frame).unwrap_err().message();
+    assert_eq!(told, "self of publish must be true or false");
+}
+
+#[test]
 fn a_member_that_is_given_twice_refuses_the_frame() {
     for (text, field, id) in [
         (r#"{"type":"auth","type":"ping","id":1}"#, "type", Some("1")),

@@ -22,6 +22,7 @@ use heartline_cluster::{OnceBounds, RedisOnce};
 use heartline_core::bounded::Bounded;
 use ring::digest::{Context, SHA256};
 
+use super::MAX_BODY;
 use super::openapi::Route;
 use super::problem::Problem;
 use super::strict;
@@ -374,7 +375,7 @@ async fn obeyed(answers: Answers, request: Request, next: Next) -> Result<Respon
     };
     let (parts, body) = request.into_parts();
     let body = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await;
-    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    let body = body.map_err(|error| Problem::of_body(error.status(), MAX_BODY))?;
     let fingerprint = fingerprint(&parts.method, &parts.uri, &body);
     let mut token = [0; 8];
     getrandom::fill(&mut token).map_err(|_| failed())?;
