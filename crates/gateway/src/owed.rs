@@ -67,33 +67,37 @@ struct Heard {
 }
 
 impl Heard {
-    /// Takes up what follows without a gap; whether nothing is waited for.
-    fn go_on(&mut self) -> bool {
-        let Some(mut told) = self.told else {
-            return false;
-        };
-        while self.ahead.first().is_some_and(|next| *next <= told + 1) {
-            told = self.ahead.pop_first().map_or(told, |next| next.max(told));
+    /// Takes up what follows without a gap, and begins to wait for what is missing.
+    fn go_on(&mut self, now: Micros) {
+        if let Some(mut told) = self.told {
+            while self.ahead.first().is_some_and(|next| *next <= told + 1) {
+                told = self.ahead.pop_first().map_or(told, |next| next.max(told));
+            }
+            if self.ahead.len() > MAX_AHEAD {
+                told = self.ahead.pop_last().unwrap_or(told);
+                self.ahead.clear();
+            }
+            self.told = Some(told);
+            self.there = self.there.filter(|(there, _)| *there > told);
         }
-        if self.ahead.len() > MAX_AHEAD {
-            told = self.ahead.pop_last().unwrap_or(told);
-            self.ahead.clear();
+        if let Some(last) = self.ahead.last() {
+            self.there.get_or_insert((*last, now));
         }
-        self.told = Some(told);
-        self.there = self.there.filter(|(there, _)| *there > told);
-        self.there.is_none()
     }
 
     fn is_told(&self, offset: u64) -> bool {
         self.told.is_some_and(|told| offset <= told) || self.ahead.contains(&offset)
     }
 
-    /// There are messages up to this one.
+    /// There are messages up to this one. What is waited for longer already is not waited for anew.
     fn there(&mut self, offset: u64, now: Micros) {
-        let since = self.there.map_or(now, |(_, since)| since);
-        let there = self.there.map_or(offset, |(there, _)| there.max(offset));
-        self.there = Some((there, since));
-        self.go_on();
+        match self.there {
+            Some((there, _)) if there < offset => {
+                self.asks_at.get_or_insert(now + PATIENCE);
+            }
+            Some(_) => {}
+            None => self.there = Some((offset, now)),
+        }
     }
 }
 
@@ -173,9 +177,7 @@ impl Owed {
             room.told.get_or_insert(1);
         }
         room.ahead.insert(offset);
-        if !room.go_on() {
-            room.there(offset, now);
-        }
+        room.go_on(now);
     }
 
     /// The members of a room are told that they miss something: they read what there is.
@@ -269,12 +271,11 @@ impl Owed {
             (None, Some(missing)) => Some(missing.offset - 1),
             (None, None) => Some(part.head),
         };
-        room.there = late.is_none().then_some(room.there).flatten();
-        room.go_on();
-        let Some(last) = missing.last().map(|one| one.offset) else {
-            return Vec::new();
-        };
-        room.there(last, now);
+        room.there = room.there.filter(|_| late.is_none());
+        if let Some(last) = missing.last() {
+            room.there(last.offset, now);
+        }
+        room.go_on(now);
         missing.retain(|one| late.is_some_and(|(there, _)| one.offset <= there));
         missing
     }
