@@ -100,9 +100,9 @@ impl FromEvent for KindRoom {
             serde_json::from_str(&heartline_wire::json::whole(event.first())).unwrap_or_default();
         let wants_members = value.get("members").is_some_and(|wanted| *wanted == true);
         if let Some(object) = value.as_object_mut() {
-            object.retain(|name, value| {
-                !value.is_null() && !(name == "members" && value.is_boolean())
-            });
+            let is_question =
+                |name: &str, value: &serde_json::Value| name == "members" && value.is_boolean();
+            object.retain(|name, value| !value.is_null() && !is_question(name, value));
         }
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
