@@ -133,7 +133,10 @@ fn data_that_is_nested_too_deep_costs_the_event_alone_and_its_sender_hears_why()
         let is_true = |said: &str| said.contains(r#""code":"INVALID_DATA""#) && said.contains(why);
         for (event, binary) in [
             (format!(r#"425["echo",{deep}]"#), false),
-            (format!(r#"425["publish",{deep}]"#), false),
+            (
+                format!(r#"425["publish",{{"room":"r","event":"e","data":{deep}}}]"#),
+                false,
+            ),
             (
                 format!(r#"451-5["echo",{deep},{{"_placeholder":true,"num":0}}]"#),
                 true,
