@@ -250,7 +250,11 @@ fn who_goes_when_the_store_has_an_old_memory_is_announced_whatever_its_clock_was
                 world.go(2, "cleo");
                 world.settle().await;
                 world.was_told("cleo", &[true, false, true, false, true, false]);
-                // The same once more.
+                // The same once more. Whoever stays for longer than nodes remember what they told
+                // before the loss may be announced once more by then.
+                if phase > 5_000 {
+                    return;
+                }
                 world.comes(2, "cleo").await;
                 sleep(MOMENT * 5).await;
                 world.comes_back_with(old).await;
