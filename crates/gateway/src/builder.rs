@@ -590,27 +590,8 @@ fn fanout(
         unread: Unread::default(),
         owed: Owed::new(is_store_shared && has_others),
     });
-    let mut before = Vec::new();
+    let before = keep_rooms(&fanout, found, config);
     let subscriber = Arc::downgrade(&fanout);
-    if let Some(recovery) = &fanout.recovery {
-        let keeper = subscriber.clone();
-        let rule = move |room: &str| {
-            let fanout = keeper.upgrade();
-            let recovery = fanout.as_ref().and_then(|fanout| fanout.recovery.as_ref());
-            recovery.is_some_and(|recovery| recovery.keeps(room))
-        };
-        let is_shared = recovery.common.is_some();
-        let account = recovery.line.account.clone();
-        fanout.rooms.keep(account, is_shared, rule);
-        if let Some(mut found) = found {
-            let users = std::mem::take(&mut found.users);
-            let how = (&fanout.namespaces, config.offline_grace);
-            if fanout.backplane.tag().is_none() {
-                before = recovery.expected(users, how, &clock);
-            }
-            recovery.restore(found, &fanout.rooms, &clock);
-        }
-    }
     fanout.rooms.on_open(move |room| {
         let fanout = subscriber.upgrade()?;
         fanout.note_opened(room);
@@ -619,6 +600,36 @@ fn fanout(
         fanout.hold(namespace, tenant, &room.name)
     });
     Ok((fanout, before))
+}
+
+/// Keeps what is said in rooms, where that is wanted, and goes on with what was `found` of an earlier
+/// process; who was online with it.
+fn keep_rooms(fanout: &Arc<Fanout>, found: Option<Found>, config: &Config) -> Vec<Online> {
+    let Some(recovery) = &fanout.recovery else {
+        return Vec::new();
+    };
+    let keeper = Arc::downgrade(fanout);
+    let rule = move |room: &str| {
+        let fanout = keeper.upgrade();
+        let recovery = fanout.as_ref().and_then(|fanout| fanout.recovery.as_ref());
+        recovery.is_some_and(|recovery| recovery.keeps(room))
+    };
+    let is_shared = recovery.common.is_some();
+    let account = recovery.line.account.clone();
+    fanout.rooms.keep(account, is_shared, rule);
+    let Some(mut found) = found else {
+        return Vec::new();
+    };
+    let users = std::mem::take(&mut found.users);
+    let before = match fanout.backplane.tag() {
+        None => {
+            let how = (&fanout.namespaces, config.offline_grace);
+            recovery.expected(users, how, &fanout.clock)
+        }
+        Some(_) => Vec::new(),
+    };
+    recovery.restore(found, &fanout.rooms, &fanout.clock);
+    before
 }
 
 /// What the engine has to know of the configuration.
