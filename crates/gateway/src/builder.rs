@@ -588,7 +588,7 @@ fn fanout(
         recovery,
         clock,
         unread: Unread::default(),
-        owed: Owed::new(is_store_shared && has_others),
+        owed: Owed::new(is_store_shared && has_others, config.recovery.window),
     });
     let before = keep_rooms(&fanout, found, config);
     let subscriber = Arc::downgrade(&fanout);

@@ -403,6 +403,7 @@ impl Fanout {
             name: room,
         });
         if let Some(room) = found {
+            self.note_heard(&room, &message);
             self.pass(&room, message, skip, told);
         }
     }
@@ -492,7 +493,7 @@ impl Fanout {
         };
         if let Scope::Room { .. } = scope {
             if let Some(room) = self.room_of(scope) {
-                self.note_end(&room, &events, recovery);
+                self.note_end(&room, &events, known.dropped == 0, recovery);
                 let numbers = (tail.epoch, tail.offset);
                 room.take_in(
                     &recovery.line,
@@ -520,14 +521,19 @@ impl Fanout {
     }
 
     /// Notes which stored messages a room has heard of, or that it has heard of none for as long as
-    /// events are kept.
-    fn note_end(&self, room: &Room, events: &[Kept], recovery: &Recovery) {
-        for event in events {
-            self.note_heard(room, &event.message);
+    /// events are kept. `is_whole`: nothing that was said in it is kept no more.
+    fn note_end(&self, room: &Room, events: &[Kept], is_whole: bool, recovery: &Recovery) {
+        if !self.owed.is_on() {
+            return;
         }
-        if events.is_empty() && self.owed.is_on() {
+        let (place, now) = (owed::place(&room.key), self.clock.now());
+        let heard = events.iter();
+        let heard = heard.filter_map(|event| owed::offset_of(&event.message, &room.key.name));
+        let heard: Vec<u64> = heard.collect();
+        self.owed.had(&place, &heard, now);
+        if heard.is_empty() && (is_whole || events.is_empty()) {
             let time = recovery.sessions.window();
-            self.owed.was_silent(&owed::place(&room.key), time);
+            self.owed.was_silent(&place, now, time);
         }
     }
 
@@ -544,6 +550,8 @@ impl Fanout {
             return;
         };
         if recovery.line.epoch() != reached.line {
+            let window = recovery.sessions.window();
+            self.owed.line_becomes(self.clock.now(), window);
             recovery.line.becomes(reached.line, reached.last);
             recovery.follows_from(reached.last);
             // Who joined a room last may be written down without it there.

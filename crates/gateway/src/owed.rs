@@ -22,8 +22,8 @@ use crate::in_doubt::Place;
 /// keeps one waiting, and more than nodes' readings of the time differ.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A room that opens so soon after a node has gone is looked at: those who were there may be the
-/// only ones who wait for its messages.
+/// A room that opens so soon after a node has gone is looked at, at least: those who were there may
+/// be the only ones who wait for its messages.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
 /// For so long what others have kept of a room that opens may be on its way.
@@ -41,6 +41,8 @@ const SKEW: u64 = 2_000;
 pub(crate) struct Owed {
     /// Several nodes have one store.
     is_on: bool,
+    /// For how long rooms that open after a node has gone are looked at.
+    aftermath: Duration,
     known: Mutex<Known>,
 }
 
@@ -49,15 +51,25 @@ struct Known {
     rooms: HashMap<Place, Heard>,
     /// Rooms that open until then are looked at.
     aftermath: Micros,
+    /// A line of all nodes is known; when it becomes another, what was kept of rooms is gone.
+    has_line: bool,
+    /// Until then nothing is known of how long rooms were silent.
+    forgetful: Micros,
 }
 
 /// What a room has heard.
 #[derive(Debug, Default)]
 struct Heard {
+    /// When it opened, as late as may be: Unix milliseconds.
+    opened: u64,
     /// Whoever came before has read it, or was told: Unix milliseconds.
     since: u64,
     /// All up to this one were heard, or are not waited for; `None`: it has heard of none.
     told: Option<u64>,
+    /// Of those up to this one it is not known whether they were heard.
+    assumed: u64,
+    /// The last message of the store is new to the room: those before it are to be looked at too.
+    looks_back: bool,
     /// Those after it that were heard.
     ahead: BTreeSet<u64>,
     /// From when on the store is to be asked up to where it has messages.
@@ -69,13 +81,18 @@ struct Heard {
 impl Heard {
     /// Takes up what follows without a gap, and begins to wait for what is missing.
     fn go_on(&mut self, now: Micros) {
+        if self.ahead.len() > MAX_AHEAD
+            && let Some(last) = self.ahead.pop_last()
+        {
+            self.ahead.clear();
+            self.assume(last);
+        }
         if let Some(mut told) = self.told {
-            while self.ahead.first().is_some_and(|next| *next <= told + 1) {
-                told = self.ahead.pop_first().map_or(told, |next| next.max(told));
-            }
-            if self.ahead.len() > MAX_AHEAD {
-                told = self.ahead.pop_last().unwrap_or(told);
-                self.ahead.clear();
+            let first = |ahead: &BTreeSet<u64>| ahead.first().copied();
+            while let Some(next) = first(&self.ahead).filter(|next| *next <= told.saturating_add(1))
+            {
+                self.ahead.pop_first();
+                told = told.max(next);
             }
             self.told = Some(told);
             self.there = self.there.filter(|(there, _)| *there > told);
@@ -87,6 +104,14 @@ impl Heard {
 
     fn is_told(&self, offset: u64) -> bool {
         self.told.is_some_and(|told| offset <= told) || self.ahead.contains(&offset)
+    }
+
+    /// Nothing up to this one is waited for any more, whether it was heard or not.
+    fn assume(&mut self, offset: u64) {
+        if self.told.is_none_or(|told| told < offset) {
+            self.told = Some(offset);
+            self.assumed = offset;
+        }
     }
 
     /// There are messages up to this one. What is waited for longer already is not waited for anew.
@@ -125,9 +150,11 @@ pub(crate) fn offset_of(message: &Message, room: &str) -> Option<u64> {
 }
 
 impl Owed {
-    pub(crate) fn new(is_on: bool) -> Owed {
+    /// `window` is for how long clients may come back.
+    pub(crate) fn new(is_on: bool, window: Option<Duration>) -> Owed {
         Owed {
             is_on,
+            aftermath: AFTERMATH + window.unwrap_or_default(),
             known: Mutex::default(),
         }
     }
@@ -140,28 +167,56 @@ impl Owed {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room of a conversation has members here from now on, in one more namespace: what was said
-    /// in it before, it has not heard. `at` is in Unix milliseconds.
+    /// The room of a conversation has members here from now on, perhaps in one more namespace: what
+    /// was said in it before, it has not heard. `at` is in Unix milliseconds.
     pub(crate) fn opened(&self, place: impl FnOnce() -> Place, now: Micros, at: u64) {
         if !self.is_on {
             return;
         }
         let mut known = self.known();
         let asks_at = (now < known.aftermath).then_some(now + TAKING_IN);
-        let room = Heard {
+        let room = known.rooms.entry(place()).or_insert_with(|| Heard {
+            opened: at.saturating_add(SKEW),
             since: at.saturating_add(SKEW),
-            asks_at,
             ..Heard::default()
-        };
-        known.rooms.insert(place(), room);
+        });
+        room.asks_at = room.asks_at.or(asks_at);
+    }
+
+    /// The line of all nodes is another. But for the first that this node knows, what was kept of
+    /// rooms is gone with the one before: for so long nobody can say how long a room was silent.
+    pub(crate) fn line_becomes(&self, now: Micros, time: Duration) {
+        let mut known = self.known();
+        if std::mem::replace(&mut known.has_line, true) {
+            known.forgetful = now + time;
+        }
     }
 
     /// Nothing was said in the room for so long before it opened here: nobody in it can have heard
     /// of a message of that time.
-    pub(crate) fn was_silent(&self, place: &Place, time: Duration) {
-        if let Some(room) = self.known().rooms.get_mut(place) {
-            room.since = room.since.saturating_sub(time.as_millis() as u64);
+    pub(crate) fn was_silent(&self, place: &Place, now: Micros, time: Duration) {
+        let mut known = self.known();
+        if now < known.forgetful {
+            return;
         }
+        if let Some(room) = known.rooms.get_mut(place) {
+            let from = room.opened.saturating_sub(time.as_millis() as u64);
+            room.since = room.since.min(from);
+        }
+    }
+
+    /// Of a room that opened here, other nodes have kept these messages: those before them have been
+    /// told.
+    pub(crate) fn had(&self, place: &Place, offsets: &[u64], now: Micros) {
+        let mut known = self.known();
+        let (Some(room), Some(first)) = (known.rooms.get_mut(place), offsets.iter().min()) else {
+            return;
+        };
+        if room.told.is_none() {
+            room.assume(first.saturating_sub(1));
+        }
+        room.ahead.extend(offsets);
+        room.go_on(now);
     }
 
     /// A room hears of a message.
@@ -173,8 +228,9 @@ impl Owed {
         let Some(room) = known.rooms.get_mut(&place()) else {
             return;
         };
-        if offset == 1 {
-            room.told.get_or_insert(1);
+        if room.told.is_none() && (offset == 1 || room.asks_at.is_none()) {
+            // The first that it hears. Where no node has gone lately, nothing before it is owed.
+            room.assume(offset.saturating_sub(1));
         }
         room.ahead.insert(offset);
         room.go_on(now);
@@ -187,6 +243,7 @@ impl Owed {
         }
         if let Some(room) = self.known().rooms.get_mut(&place()) {
             *room = Heard {
+                opened: at.saturating_add(SKEW),
                 since: at.saturating_add(SKEW),
                 ..Heard::default()
             };
@@ -205,7 +262,24 @@ impl Owed {
         }
     }
 
-    /// Whether a room has heard of a message already.
+    /// Whether a room has heard of a message of its own node that was stored at `created_at`: another
+    /// node has told it, as this one was so long about it. Unix milliseconds both.
+    pub(crate) fn was_told(
+        &self,
+        place: impl FnOnce() -> Place,
+        message: &StoredMessage,
+        at: u64,
+    ) -> bool {
+        // Before that no other node tells it.
+        if !self.is_on || at.saturating_sub(message.created_at) < PATIENCE.as_millis() as u64 {
+            return false;
+        }
+        let known = self.known();
+        let room = known.rooms.get(&place());
+        room.is_some_and(|room| message.offset > room.assumed && room.is_told(message.offset))
+    }
+
+    /// Whether a room has heard of a message already, or does not wait for it any more.
     pub(crate) fn is_told(&self, place: impl FnOnce() -> Place, offset: u64) -> bool {
         let known = self.is_on.then(|| self.known());
         known.is_some_and(|known| {
@@ -217,7 +291,7 @@ impl Owed {
     /// A node has gone, or this one begins: what it has stored last may be told by nobody.
     pub(crate) fn doubt(&self, now: Micros) {
         let mut known = self.known();
-        known.aftermath = now + AFTERMATH;
+        known.aftermath = now + self.aftermath;
         for room in known.rooms.values_mut() {
             room.asks_at.get_or_insert(now);
         }
@@ -237,9 +311,20 @@ impl Owed {
     /// From where a room's messages are to be read, and how many at most.
     pub(crate) fn from(&self, place: &Place) -> (Start, usize) {
         let known = self.known();
-        match known.rooms.get(place).and_then(|room| room.told) {
+        let room = known.rooms.get(place);
+        match room.and_then(|room| room.told) {
             Some(told) => (Start::After(told), MAX_PART),
+            // Of most rooms the last one shows that nothing is owed.
+            None if !room.is_some_and(|room| room.looks_back) => (Start::End, 1),
             None => (Start::End, PART),
+        }
+    }
+
+    /// The store could not be asked about a room: it is asked later.
+    pub(crate) fn ask_later(&self, place: &Place, now: Micros) {
+        if let Some(room) = self.known().rooms.get_mut(place) {
+            room.asks_at = Some(now + PATIENCE);
+            room.there = room.there.map(|(there, _)| (there, now));
         }
     }
 
@@ -251,6 +336,20 @@ impl Owed {
             return Vec::new();
         };
         room.asks_at = None;
+        let last = part.messages.last();
+        let is_news = last.is_some_and(|last| last.created_at >= room.since);
+        if room.told.is_none() && !std::mem::replace(&mut room.looks_back, true) && is_news {
+            room.asks_at = Some(now);
+            return Vec::new();
+        }
+        if room.told.is_some_and(|told| part.head < told) {
+            // It is an older store: its numbers come again, and are others.
+            room.told = None;
+            room.ahead.clear();
+            room.there = None;
+            room.assume(part.head);
+            return Vec::new();
+        }
         let late = room.there.filter(|(_, since)| now >= *since + PATIENCE);
         let is_missing = |message: &&StoredMessage| {
             let is_new = match room.told {
@@ -261,16 +360,14 @@ impl Owed {
         };
         let missing = part.messages.iter().filter(is_missing).cloned();
         let mut missing: Vec<StoredMessage> = missing.collect();
-        let first = part
-            .messages
-            .first()
-            .map_or(part.head, |one| one.offset - 1);
-        room.told = match (room.told, missing.first()) {
+        let first = part.messages.first();
+        let first = first.map_or(part.head, |one| one.offset.saturating_sub(1));
+        match (room.told, missing.first()) {
             // What is not kept any more nobody waits for.
-            (Some(told), _) => Some(told.max(first)),
-            (None, Some(missing)) => Some(missing.offset - 1),
-            (None, None) => Some(part.head),
-        };
+            (Some(_), _) => room.assume(first),
+            (None, Some(missing)) => room.assume(missing.offset.saturating_sub(1)),
+            (None, None) => room.assume(part.head),
+        }
         room.there = room.there.filter(|_| late.is_none());
         if let Some(last) = missing.last() {
             room.there(last.offset, now);
@@ -331,7 +428,7 @@ mod tests {
 
     /// A room that opened before any of these messages, and has heard of some.
     fn heard(some: &[u64]) -> Owed {
-        let owed = Owed::new(true);
+        let owed = Owed::new(true, None);
         owed.opened(place, at(1), 1_000);
         for &offset in some {
             owed.heard(place, offset, at(10));
@@ -370,17 +467,22 @@ mod tests {
 
     #[test]
     fn of_what_was_said_before_a_room_opened_nothing_is_owed() {
-        let owed = Owed::new(true);
+        let owed = Owed::new(true, None);
         owed.opened(place, at(1), 20_000);
         owed.doubt(at(2));
-        assert_eq!(owed.from(&place()), (Start::End, PART));
-        assert!(owed.owed(&place(), &part(1..=3), at(2)).is_empty());
+        assert_eq!(owed.from(&place()), (Start::End, 1));
+        assert!(owed.owed(&place(), &part(3..=3), at(2)).is_empty());
         assert!(owed.due(at(99)).is_empty());
         // If it was silent then, nobody has heard of it.
-        let owed = Owed::new(true);
+        let owed = Owed::new(true, None);
         owed.opened(place, at(1), 20_000);
-        owed.was_silent(&place(), Duration::from_secs(60));
+        owed.was_silent(&place(), at(1), Duration::from_secs(60));
+        // It is not twice as long if it opens in two namespaces.
+        owed.was_silent(&place(), at(1), Duration::from_secs(60));
         owed.doubt(at(2));
+        assert!(owed.owed(&place(), &part(3..=3), at(2)).is_empty());
+        assert_eq!(owed.due(at(2)), [place()]);
+        assert_eq!(owed.from(&place()), (Start::End, PART));
         assert!(owed.owed(&place(), &part(1..=3), at(2)).is_empty());
         let told = owed.owed(&place(), &part(1..=3), at(8));
         assert_eq!(offsets(&told), [1, 2, 3]);
@@ -398,6 +500,45 @@ mod tests {
             ..part(5..=5)
         };
         assert!(owed.owed(&place(), &part, at(15)).is_empty());
+        assert!(owed.due(at(99)).is_empty());
+    }
+
+    #[test]
+    fn a_late_message_of_ones_own_is_not_told_only_if_another_node_can_have_told_it() {
+        let owed = heard(&[1, 2]);
+        let was_told = |offset, at| owed.was_told(place, &message(offset), at);
+        assert!(was_told(2, 15_000));
+        assert!(!was_told(2, 14_999), "nobody tells it so soon");
+        assert!(!was_told(3, 15_000));
+        // What is not waited for any more nobody has told.
+        for offset in 0..=MAX_AHEAD as u64 {
+            owed.heard(place, 4 + offset, at(10));
+        }
+        assert!(!was_told(3, 99_000) && owed.is_told(place, 3));
+    }
+
+    #[test]
+    fn where_other_nodes_have_kept_what_came_before_the_next_one_is_owed() {
+        let owed = Owed::new(true, None);
+        owed.doubt(at(1));
+        owed.opened(place, at(1), 20_000);
+        owed.had(&place(), &[55, 54], at(2));
+        assert_eq!(owed.from(&place()), (Start::After(55), MAX_PART));
+        assert!(owed.owed(&place(), &part(56..=56), at(3)).is_empty());
+        let told = owed.owed(&place(), &part(56..=56), at(8));
+        assert_eq!(offsets(&told), [56]);
+    }
+
+    #[test]
+    fn an_older_store_and_one_that_does_not_answer() {
+        let owed = heard(&[1, 2, 3, 5]);
+        owed.ask_later(&place(), at(15));
+        assert!(owed.due(at(19)).is_empty());
+        assert_eq!(owed.due(at(20)), [place()]);
+        assert!(owed.owed(&place(), &part(1..=2), at(20)).is_empty());
+        assert!(owed.due(at(99)).is_empty());
+        assert!(!owed.is_told(place, 3));
+        owed.heard(place, 3, at(21));
         assert!(owed.due(at(99)).is_empty());
     }
 

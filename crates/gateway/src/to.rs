@@ -80,7 +80,8 @@ impl To {
     /// As [`emit`](Self::emit).
     pub fn emit_stored(&self, message: &StoredMessage) -> Result<(), EventError> {
         let owed = &self.shared.fanout.owed;
-        if self.is_of_conversation() && owed.is_told(|| self.place(), message.offset) {
+        let at = self.shared.unix_millis();
+        if self.is_of_conversation() && owed.was_told(|| self.place(), message, at) {
             // Another node has, as this one was so long about it.
             return Ok(());
         }

@@ -54,6 +54,9 @@ pub(crate) async fn tell(shared: Arc<Shared>) {
 /// How often it is looked whether rooms are owed something, and nodes are gone.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// After so many questions in one round that the store does not answer, it is left alone.
+const MAX_FAILED: u32 = 3;
+
 /// In how many of these rounds rooms are forgotten that are not here any more.
 const FORGET: u32 = 60;
 
@@ -79,9 +82,14 @@ pub(crate) async fn tell_owed(shared: Arc<Shared>) {
             }
             others = Some(tags);
         }
+        let mut failed = 0;
         for place in fanout.owed.due(fanout.clock.now()) {
             if let Err(error) = look_at(&shared, &place).await {
                 tracing::warn!(%error, "what a room is owed cannot be read yet");
+                fanout.owed.ask_later(&place, fanout.clock.now());
+                failed += 1;
+            }
+            if failed == MAX_FAILED {
                 break;
             }
         }
@@ -97,7 +105,7 @@ pub(crate) async fn tell_owed(shared: Arc<Shared>) {
 async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> {
     let (tenant, name) = place;
     let fanout = &shared.fanout;
-    let Some(id) = rooms::conversation_of(name) else {
+    let Some(id) = rooms::conversation_of(name).filter(|_| fanout.is_owed(place)) else {
         return Ok(());
     };
     let (from, limit) = fanout.owed.from(place);
@@ -124,7 +132,8 @@ async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> 
     let everywhere: Vec<_> = fanout.namespaces.iter().map(|(id, _)| id).collect();
     for message in &messages {
         // While the job was asked for, its node may have come to it.
-        let is_told = fanout.owed.is_told(|| place.clone(), message.offset);
+        let is_told =
+            !fanout.is_owed(place) || fanout.owed.is_told(|| place.clone(), message.offset);
         let Some(json) = to_json(message).ok().filter(|_| !is_told) else {
             continue;
         };
@@ -136,10 +145,14 @@ async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> 
         let to = (&everywhere[..], tenant);
         notify(shared, to, id, (message, &json)).await;
     }
-    if let Some((_, common)) = fanout.common()
-        && let Some(back) = common.back(common.last_said())
-    {
-        back.await;
+    match fanout.common() {
+        Some((_, common)) => {
+            if let Some(back) = common.back(common.last_said()) {
+                back.await;
+            }
+        }
+        // The other nodes have heard it by then, and tell nothing of it.
+        None => tokio::time::sleep(LOOK).await,
     }
     shared.store.end_job(JOB, None).await
 }

@@ -450,7 +450,7 @@ async fn what_is_wrong_with_a_room_is_said_as_it_is() {
         (r#"["join:round",""]"#, "INVALID_ROOM", "roundId"),
         (
             r#"["join",{"room":"a","room":"b"}]"#,
-            "INVALID_ROOM",
+            "INVALID_DATA",
             "twice",
         ),
         (r#"["join",7]"#, "INVALID_ROOM", "must be text"),

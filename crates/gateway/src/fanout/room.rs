@@ -169,17 +169,26 @@ impl Fanout {
 
     /// Forgets what was heard in rooms that are not here any more.
     pub(crate) fn forget_owed(&self) {
-        // One by one: a room that opens is noted under the lock of its part of the rooms.
         for place in self.owed.all() {
-            if !self.has_room(&place) {
-                self.owed.forget(&place);
-                if self.has_room(&place) {
-                    // It has opened meanwhile.
-                    let now = self.clock.now();
-                    self.owed.opened(|| place, now, self.clock.unix_millis(now));
-                }
-            }
+            self.is_owed(&place);
         }
+    }
+
+    /// Whether a room is here that may be owed something. What is known of one that is not here any
+    /// more is forgotten: it hears nothing of what is said.
+    pub(crate) fn is_owed(&self, place: &Place) -> bool {
+        if self.has_room(place) {
+            return true;
+        }
+        self.owed.forget(place);
+        // A room that opens is noted under the lock of its part of the rooms.
+        let has_opened = self.has_room(place);
+        if has_opened {
+            let now = self.clock.now();
+            let at = self.clock.unix_millis(now);
+            self.owed.opened(|| place.clone(), now, at);
+        }
+        has_opened
     }
 
     /// Notes that a room has members here from now on, if it is that of a conversation.

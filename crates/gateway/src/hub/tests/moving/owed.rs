@@ -184,3 +184,24 @@ fn who_goes_on_where_nobody_was_before_hears_what_their_node_told_nobody() {
     ann.hear(9);
     assert_eq!(texts(ann.got()), ["one"]);
 }
+
+#[test]
+fn a_room_that_is_not_here_any_more_is_owed_nothing() {
+    let (mut cluster, store) = cluster(false);
+    let mut bob = member(&mut cluster, 1);
+    let mut joe = cluster.worlds[1].socketio(TOKEN);
+    joe.says(&write("one"));
+    cluster.settle();
+    store.stores("two");
+    joe.says(&write("three"));
+    cluster.settle();
+    assert_eq!(texts(bob.hears()), ["one", "three"]);
+    joe.hears();
+    bob.says(r#"42["leave","conversation:1"]"#);
+    pass(&mut cluster, 20);
+    // As who has written is a member, and is not in the room, a message that is told is one
+    // for joe too.
+    let heard = joe.hears();
+    let is_told = |event: &String| event.contains("message:notification");
+    assert!(!heard.iter().any(is_told), "{heard:?}");
+}
