@@ -55,8 +55,13 @@ function credentials(
 /** How long a goodbye may take before the requests on their way are ended, in milliseconds. */
 const GOODBYE = 2_000;
 
-/** Throws for an event that JSON does not carry whole, beside its binary parts, or that is too large. */
-function check(event: string, data: unknown, most: number): void {
+type Parser = ManagerOptions["parser"];
+
+/**
+ * Throws for an event that is too large, measured as JSON and its binary parts, or that JSON does not
+ * carry whole beside these. What a `parser` of the app's carries is its own affair.
+ */
+function check(event: string, data: unknown, most: number, parser: Parser): void {
   // With the type of the packet and the number of its acknowledgement, without these names.
   let more = 17;
   const text = encode({ event, data }, function (this: any, key, value) {
@@ -64,7 +69,7 @@ function check(event: string, data: unknown, most: number): void {
     // The same as `socket.io-parser` holds for binary.
     const isBytes = part instanceof ArrayBuffer || ArrayBuffer.isView(part);
     if (!isBytes && !(typeof Blob === "function" && part instanceof Blob))
-      return whole.call(this, key, value);
+      return parser ? value : whole.call(this, key, value);
     more += (part as any).byteLength ?? (part as any).size;
     return 0;
   });
@@ -252,7 +257,7 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       }
     });
     const emit = (event: string, data: unknown, reply?: (reply: Reply) => void) => {
-      check(event, data, most);
+      check(event, data, most, options.parser);
       if (reply) socket.emit(event, data, reply);
       else socket.emit(event, data);
     };

@@ -593,8 +593,9 @@ class Tab {
     const say = (said: Said) => this.#post({ to: "carrier", tab: this.id, link: number, ...said });
     const ask = (said: (id: number) => Said, reply: (reply: Reply) => void) => {
       const id = ++asked;
-      replies.set(id, reply);
+      // What no tab can say to another throws, and no answer to it is waited for.
       say(said(id));
+      replies.set(id, reply);
     };
     const begin = () => {
       if (!this.#isIn) return;

@@ -441,25 +441,23 @@ export class Small<
       until = this.#askedAt + this.#grace;
     } else if (!isDeaf) until += this.#grace;
     if (now < until) this.timers.set("watch", Math.min(TICK, until - now), () => this.#look());
-    else this.#silent(until);
-  }
-
-  /** Nothing was heard until a moment, which was just now. */
-  #silent(until: number): void {
-    if (this.#clocks.now > until + LATE) this.#probe();
+    else if (now > until + LATE) this.#probe();
     else this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
   }
 
   /**
    * Asks whether it lives: perhaps a clock was set, or the browser keeps a hidden tab's timers
-   * waiting. What had come before, and waited to be read, is no answer; what comes later is.
+   * waiting. What had come before, and waited to be read, is no answer; what comes later is. Where
+   * the time for an answer ends late too, as it does each time in a hidden tab, it is asked once
+   * more and not again.
    */
-  #probe(): void {
+  #probe(isFirst = true): void {
     const asked = this.platform.now();
-    this.timers.clear("watch");
     this.timers.set("probe", PROBE, () => {
-      if (this.#hasSlept() || this.#heardAt - asked > PROBE / 2) this.#probe();
-      else this.#silent(asked + PROBE);
+      const isLate = this.#hasSlept() || this.platform.now() - asked > PROBE + LATE;
+      const isHeard = this.#heardAt - asked > PROBE / 2;
+      if (isHeard || (isLate && isFirst)) this.#probe(isHeard);
+      else this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
     });
     this.ping().then(() => {
       this.timers.clear("probe");

@@ -366,6 +366,71 @@ describe("silence", () => {
     }
   });
 
+  /** A hidden tab's, whose timers are due with the next full step of milliseconds, or just after it. */
+  const aligned = (step) => {
+    const clock = new Clock();
+    const { now, setTimeout } = clock;
+    clock.unaligned = setTimeout;
+    clock.setTimeout = (call, ms) =>
+      setTimeout(call, Math.ceil((now() + ms) / step) * step + 3 - now());
+    return clock;
+  };
+  for (const isDeaf of [false, true]) {
+    for (const [step, most] of [
+      [1_000, 55_000],
+      // Two minutes from the first question, which waits for a minute itself.
+      [60_000, 180_000],
+    ]) {
+      const where = `with timers each ${step} ms${isDeaf ? ", over live" : ""}`;
+      it(`of a hidden tab ends, ${where}`, async () => {
+        for (const phase of [1, 300, 0.5 * step, 0.8 * step, step - 1]) {
+          const clock = aligned(step);
+          await clock.pass(phase);
+          const { client } = connected({ platform: clock }, { isDeaf });
+          const began = clock.now();
+          while (client.state.status === "connected" && clock.now() < began + 600_000)
+            await clock.pass(500);
+          assert.equal(client.state.reason, "heartbeat_timeout", `${phase}`);
+          const took = clock.now() - began;
+          assert.ok(took <= most, `${took} ms from ${phase}`);
+          // And not in the time that the server has.
+          assert.ok(took >= 45_000, `${took} ms from ${phase}`);
+          client.disconnect();
+        }
+      });
+
+      it(`of a hidden tab goes on by answers, ${where}`, async () => {
+        const clock = aligned(step);
+        await clock.pass(300);
+        const all = start({ platform: clock }, { isDeaf });
+        all.link.ping = (reply) => clock.unaligned(reply, 1_500);
+        all.link.events.hello(HELLO);
+        await clock.pass(600_000);
+        const words = all.states.map(({ status }) => status);
+        assert.deepEqual(words, ["connecting", "connected"]);
+        all.client.disconnect();
+      });
+    }
+  }
+
+  it("is asked about twice where the machine sleeps again over each question, and then ends", async () => {
+    for (const how of ["sleep", "oversleep"]) {
+      const { clock, client, link } = connected();
+      clock[how](3_600_000);
+      clock.tell("awake");
+      for (const asked of [1, 2]) {
+        assert.equal(client.state.status, "connected");
+        assert.equal(link.find("ping").length, asked);
+        await clock.pass(1_000);
+        clock[how](3_600_000);
+        await clock.pass(1_000);
+      }
+      assert.equal(client.state.reason, "heartbeat_timeout", how);
+      client.disconnect();
+      assert.equal(clock.timers, 0);
+    }
+  });
+
   it("is no death when only a clock was set", async () => {
     const { clock, client, link } = connected();
     clock.sleep(3_600_000);

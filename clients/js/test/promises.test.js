@@ -3,13 +3,14 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { describe, it } from "node:test";
+import * as standard from "socket.io-parser";
 import { Client } from "../dist/client.js";
 import { socketIo } from "../dist/index.js";
 import { createClient as createLive, live } from "../dist/live.js";
 import { browser } from "../dist/page.js";
 import { HeartlineError, SignedOut } from "../dist/types.js";
 import { Clock, HELLO, connected, outcome, settled, start, thrown, token } from "./fake.js";
-import { overLive, overSocketIo } from "./wires.js";
+import { event, overLive, overSocketIo } from "./wires.js";
 
 const RETRY = { kind: "retry", reason: "transport" };
 const turn = () => new Promise((resolve) => setImmediate(resolve));
@@ -302,6 +303,40 @@ describe("what JSON does not carry whole", () => {
       '2["q",null]',
       '2["q",{}]',
     ]);
+    all.client.disconnect();
+    assert.equal(all.clock.timers, 0);
+  });
+
+  it("is what a parser of the app's carries, which is measured alone", async () => {
+    const said = [];
+    class Encoder extends standard.Encoder {
+      encode(packet) {
+        if (packet.type !== standard.PacketType.EVENT) return super.encode(packet);
+        said.push(packet.data);
+        return ["2[]"];
+      }
+    }
+    const all = await overSocketIo({}, { parser: { ...standard, Encoder } });
+    await all.say('0{"sid":"s1"}');
+    await all.say(event("server:hello", { ...HELLO, maxPayload: 200 }));
+    const carried = [new Date(0), [undefined], NaN, { at: new Date(0), list: [{ n: Infinity }] }];
+    for (const data of carried) {
+      assert.equal(all.client.emit("q", data), true);
+      void all.client.request("q", data).catch(() => {});
+      void all.client.publish("r", "q", data).catch(() => {});
+      assert.deepEqual(said.splice(0), [
+        ["q", data],
+        ["q", data],
+        ["publish", { room: "r", event: "q", data }],
+      ]);
+    }
+    for (const large of ["x".repeat(200), new Uint8Array(200), { at: new Date(0), text: "x".repeat(200) }]) {
+      assert.throws(() => all.client.emit("q", large), { code: "TOO_LARGE" });
+      assert.equal(await outcome(all.client.request("q", large)), "TOO_LARGE");
+    }
+    assert.deepEqual(said, []);
+    // What waits is kept as JSON, whoever carries it.
+    assert.equal(await outcome(all.client.send("q", { at: new Date(0) })), "INVALID_DATA");
     all.client.disconnect();
     assert.equal(all.clock.timers, 0);
   });

@@ -1,6 +1,8 @@
 // One connection for several tabs.
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { createClient } from "../dist/shared.js";
 import { HeartlineError } from "../dist/types.js";
 import { Clock, HELLO, outcome, settled } from "./fake.js";
@@ -150,6 +152,27 @@ describe("tabs that share a connection", () => {
       client.emit("q", { at: new Date(0) });
       await heard();
       assert.equal(client.state.status, "connected");
+    }
+    for (const { client } of [a, b]) client.disconnect();
+  });
+
+  it("keep nothing of what cannot be said", async () => {
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc");
+    const { a, b } = await two();
+    for (const { client } of [a, b]) {
+      const kept = Array.from({ length: 10 }, (_, n) => {
+        const reply = () => n;
+        assert.throws(() => client.link.emit("q", { f: () => n }, reply), { code: "INVALID_DATA" });
+        return new WeakRef(reply);
+      });
+      const isKept = () => kept.some((reply) => reply.deref());
+      const deadline = Date.now() + 5_000;
+      do {
+        await new Promise((resolve) => setImmediate(resolve));
+        collect();
+      } while (isKept() && Date.now() < deadline);
+      assert.ok(!isKept());
     }
     for (const { client } of [a, b]) client.disconnect();
   });
