@@ -46,13 +46,24 @@ function heartline(...args) {
 
 describe("health and metrics", () => {
   it("are there for probes and scrapers", async () => {
-    assert.equal((await fetch(`${node.http}/healthz`)).status, 200);
-    assert.equal((await fetch(`${node.http}/healthz`, { method: "HEAD" })).status, 200);
-    for (const method of ["POST", "OPTIONS", "DELETE"]) {
-      const refused = await fetch(`${node.http}/healthz`, { method });
-      assert.deepEqual([refused.status, refused.headers.get("allow")], [405, "GET, HEAD"]);
+    const methods = ["GET", "HEAD", "OPTIONS"];
+    for (const address of [
+      `${node.http}/healthz`,
+      `${node.admin}/healthz`,
+      `${node.admin}/readyz`,
+    ]) {
+      for (const method of methods) {
+        const answer = await fetch(address, { method });
+        assert.equal(answer.status, 200, `${method} ${address}`);
+        const allowed = method === "OPTIONS" ? methods : undefined;
+        assert.deepEqual(answer.headers.get("allow")?.split(/, ?/), allowed, address);
+      }
+      for (const method of ["POST", "PUT", "DELETE"]) {
+        const refused = await fetch(address, { method });
+        assert.equal(refused.status, 405, `${method} ${address}`);
+        assert.deepEqual(refused.headers.get("allow").split(/, ?/).sort(), methods, address);
+      }
     }
-    assert.equal((await node.api("/healthz")).status, 200);
     assert.equal((await node.api("/readyz")).body.status, "ready");
     const { text, headers } = await node.api("/metrics");
     assert.match(headers.get("content-type"), /openmetrics-text|text\/plain/);
@@ -263,6 +274,7 @@ describe("/v1", () => {
       ["/v1/drain", post({ data: "x".repeat(70000) }), 413, "PAYLOAD_TOO_LARGE"],
       ["/v1/broadcast", post({ event: "e" }, text), 415, "UNSUPPORTED_MEDIA_TYPE"],
       ["/v1/broadcast", post({ event: "e" }, zipped), 415, "UNSUPPORTED_MEDIA_TYPE"],
+      ["/v1/connections/nobody/disconnect", post({}, zipped), 415, "UNSUPPORTED_MEDIA_TYPE"],
       ["/v1/broadcast", post({ nothing: 1 }), 400, "INVALID_DATA"],
       ["/v1/connections?limit=many", {}, 400, "INVALID_DATA"],
       ["/v1/connections?limit=0", {}, 400, "INVALID_DATA"],
@@ -298,6 +310,38 @@ describe("/v1", () => {
       assert.doesNotMatch(answer.body.detail, /deserialize|Failed to|buffer|digit found/i, what);
     }
     quiet.close();
+  });
+
+  it("minds a Content-Encoding only of a body, and only one that changes its bytes", async () => {
+    const body = { event: "e" };
+    for (const coding of ["utf-8", "identity, identity", ""]) {
+      const headers = { "content-encoding": coding };
+      const answer = await node.api("/v1/broadcast", { method: "POST", body, headers });
+      assert.equal(answer.status, 200, coding);
+    }
+    const headers = { "content-encoding": "gzip" };
+    assert.equal((await node.api("/v1/connections", { headers })).status, 200);
+    const disconnect = "/v1/users/nobody/disconnect";
+    assert.equal((await node.api(disconnect, { method: "POST", headers })).status, 200);
+  });
+
+  it("says which of many ids is none", async () => {
+    const users = Array.from({ length: 100 }, (_, index) => `u${index}`);
+    for (const [bad, why] of [
+      ["", /users\[57\] must be an id of 1 to 256 bytes/],
+      ["i".repeat(257), /users\[57\] must be an id of 1 to 256 bytes/],
+      ["a\0", /users\[57\]" has a NUL/],
+      [7, /users\[57\] must be text/],
+    ])
+      for (const [method, path] of [
+        ["POST", "/v1/presence"],
+        ["POST", "/v1/rooms/r/members"],
+        ["PUT", "/v1/conversations/c/members"],
+      ]) {
+        const answer = await node.api(path, { method, body: { users: users.with(57, bad) } });
+        assert.deepEqual([answer.status, answer.body.code], [400, "INVALID_DATA"], path);
+        assert.match(answer.body.detail, why, path);
+      }
   });
 
   it("refuses what is no id in the same way, wherever it stands", async () => {
@@ -358,6 +402,38 @@ describe("/v1", () => {
     assert.deepEqual(body.members, [{ userId: "bob", devices: 1 }]);
     assert.equal((await node.api("/v1/rooms/user:ann?tenantId=acme")).body.members, 1);
     assert.equal((await node.api("/v1/rooms/user:nobody")).status, 404);
+  });
+
+  it("knows the room of a user with the longest id", async () => {
+    const id = "l".repeat(256);
+    const room = `user:${id}`;
+    assert.equal((await node.api(`/v1/rooms/${room}`)).status, 404);
+    const socket = socketIo(node.http, { auth: { token: token(id) } });
+    await socket.connection();
+    try {
+      assert.equal((await node.api(`/v1/rooms/${room}`)).body.members, 1);
+      const { members } = (await node.api(`/v1/rooms/${room}/members`)).body;
+      assert.deepEqual(members, [{ userId: id, devices: 1 }]);
+      const { items } = (await node.api(`/v1/connections?room=${room}`)).body;
+      assert.deepEqual(
+        items.map((item) => item.userId),
+        [id],
+      );
+      const post = (path, body) => node.api(path, { method: "POST", body });
+      const heard = socket.hear("e");
+      const published = await post(`/v1/rooms/${room}/publish`, { event: "e", data: 1 });
+      assert.deepEqual(published.body, { delivered: 1 });
+      assert.equal(await heard, 1);
+      const joined = await post("/v1/rooms/ofLong/members", { users: [id] });
+      assert.deepEqual(joined.body, { joined: 1 });
+      assert.equal((await socket.ask("join", { room })).ok, true);
+    } finally {
+      socket.close();
+    }
+    for (const more of [`${room}l`, `user:${"l".repeat(300)}`]) {
+      const answer = await node.api(`/v1/rooms/${more}`);
+      assert.deepEqual([answer.status, answer.body.code], [400, "INVALID_ROOM"]);
+    }
   });
 
   it("takes a name with a NUL for an event, as from clients", async () => {

@@ -409,29 +409,42 @@ async fn joined(gateway: &Gateway) {
 
 /// What the public port serves besides Socket.IO and live.
 fn page(settings: &Settings, gateway: &Gateway, dev: bool, request: &HttpRequest) -> HttpResponse {
-    let answered = match request.uri().path() {
-        "/healthz" => {
-            let body = r#"{"status":"ok"}"#.into();
-            Some(dev::respond(200, "application/json", body))
-        }
-        _ if dev => dev::answer(settings, gateway, request),
-        _ => None,
+    let is_health = request.uri().path() == "/healthz";
+    let answered = match is_health {
+        true => Some(health()),
+        false if dev => dev::answer(settings, gateway, request),
+        false => None,
     };
-    let refused = |status, error: &str, message: &str| {
-        let body = json!({ "error": error, "message": message });
-        dev::respond(status, "application/json", body.to_string())
+    let methods = match is_health {
+        true => admin::HEALTH_METHODS,
+        false => "GET, HEAD",
     };
-    match answered {
-        Some(answer) if matches!(*request.method(), Method::GET | Method::HEAD) => answer,
-        Some(_) => {
-            let what = "This path answers GET and HEAD";
-            let mut response = refused(405, "Method Not Allowed", what);
-            let methods = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(header::ALLOW, methods);
-            response
+    let with_methods = |mut response: HttpResponse| {
+        let methods = HeaderValue::from_static(methods);
+        response.headers_mut().insert(header::ALLOW, methods);
+        response
+    };
+    match (answered, request.method()) {
+        (Some(answer), &Method::GET | &Method::HEAD) => answer,
+        // HAProxy's way to ask, unless it is told otherwise.
+        (Some(answer), &Method::OPTIONS) if is_health => with_methods(answer),
+        (Some(_), _) => {
+            let what = format!("This path answers {methods}");
+            with_methods(refused(405, "Method Not Allowed", &what))
         }
-        None => refused(404, "Not Found", &what_is_here(settings)),
+        (None, _) => refused(404, "Not Found", &what_is_here(settings)),
     }
+}
+
+/// That the process answers.
+fn health() -> HttpResponse {
+    dev::respond(200, "application/json", r#"{"status":"ok"}"#.into())
+}
+
+/// A refusal of the public port's pages, in its two words and a sentence.
+fn refused(status: u16, error: &str, message: &str) -> HttpResponse {
+    let body = json!({ "error": error, "message": message });
+    dev::respond(status, "application/json", body.to_string())
 }
 
 /// For who asked for something else, often by a path with a mistake in it.

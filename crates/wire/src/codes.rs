@@ -230,7 +230,7 @@ const TABLE: [Entry; 34] = {
             (InvalidRoom, "INVALID_ROOM"),
             &[Event, Live],
             AfterChange,
-            "A room's name has 1 to 256 bytes and no control characters, and a conversation's an id behind conversation:",
+            "A room's name has 1 to 256 bytes (user: in front is not counted) and no control characters, and a conversation's an id behind conversation:",
             "The room has no name that a room can have, or `chat:send` names a conversation's",
         ),
         entry(

@@ -2,7 +2,7 @@
 
 use heartline_wire::codes::Code;
 
-use crate::auth::{Identity, RoomPattern};
+use crate::auth::{Identity, RoomPattern, is_id};
 use crate::policy::{ConversationAccess, RoomAccess, RoomsDefault};
 use crate::store::conversations::Membership;
 
@@ -36,7 +36,7 @@ impl RoomError {
     }
 }
 
-/// Longest room name, bytes.
+/// Longest room name, bytes; behind [`PRIVATE`] as long a user's id may be.
 pub const MAX_NAME: usize = 256;
 
 /// The prefix of rooms that belong to one user.
@@ -58,11 +58,19 @@ pub fn conversation_of(room: &str) -> Option<&str> {
     room.strip_prefix(CONVERSATION)
 }
 
-/// Whether `name` can be a room's name. A conversation's has its id in it.
+/// Whether `name` can be a room's name. A conversation's has its id in it; that of a user is
+/// [`PRIVATE`] and the id, which may have [`MAX_ID`](crate::auth::MAX_ID) bytes by itself.
+///
+/// ```
+/// use heartline_core::rooms::is_valid_name;
+/// let id = "i".repeat(256);
+/// assert!(is_valid_name(&id) && is_valid_name(&format!("user:{id}")));
+/// assert!(!is_valid_name(&format!("{id}i")) && !is_valid_name(&format!("user:{id}i")));
+/// ```
 pub fn is_valid_name(name: &str) -> bool {
-    !matches!(name, "" | CONVERSATION)
-        && name.len() <= MAX_NAME
-        && !name.chars().any(char::is_control)
+    let is_users = name.strip_prefix(PRIVATE).is_some_and(is_id);
+    let fits = is_users || name.len() <= MAX_NAME;
+    !matches!(name, "" | CONVERSATION) && fits && !name.chars().any(char::is_control)
 }
 
 /// Whether a room can have a name that this pattern fits.

@@ -21,10 +21,11 @@ mod users;
 
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Json, Router, middleware};
 use heartline::Gateway;
 use serde_json::json;
@@ -39,6 +40,9 @@ pub(crate) use state::State;
 const LONGEST: Duration = connections::MAX_ACK
     .saturating_add(Gateway::EMIT_TAKES)
     .saturating_add(idempotency::PATIENCE.saturating_mul(2));
+
+/// The methods of what says how the node is, as `Allow` has them.
+pub(crate) const HEALTH_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Largest request body, bytes.
 const MAX_BODY: usize = 2_000_000;
@@ -92,8 +96,11 @@ fn router(state: State) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), guard::check))
         .layer(DefaultBodyLimit::max(MAX_BODY));
     Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route(
+            "/healthz",
+            asked_by_balancers(get(healthz).options(healthz)),
+        )
+        .route("/readyz", asked_by_balancers(get(readyz).options(readyz)))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi::document))
         .nest("/v1", v1)
@@ -138,6 +145,20 @@ fn of_conversations() -> Router<State> {
             "/invites/{code}",
             get(invites::inspect).delete(invites::revoke),
         )
+}
+
+/// What a balancer asks for, HAProxy with OPTIONS unless it is told otherwise: that has the answer of
+/// GET, and says which methods there are.
+fn asked_by_balancers(route: MethodRouter<State>) -> MethodRouter<State> {
+    route.layer(middleware::from_fn(async |request: Request, next: Next| {
+        let is_options = request.method() == Method::OPTIONS;
+        let mut response = next.run(request).await;
+        if is_options {
+            let methods = HeaderValue::from_static(HEALTH_METHODS);
+            response.headers_mut().insert(header::ALLOW, methods);
+        }
+        response
+    }))
 }
 
 async fn healthz() -> Json<serde_json::Value> {

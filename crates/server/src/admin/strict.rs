@@ -32,6 +32,17 @@ const SAID: &[&str] = &["data", "event", "key"];
 /// What names users, their kinds and tenants, wherever it stands.
 const IDS: &[&str] = &["userId", "users", "userType", "tenantId"];
 
+/// What a `Content-Encoding` can name under which a body is not what it says (RFC 9110 §8.4.1).
+const CODINGS: &[&str] = &[
+    "gzip",
+    "x-gzip",
+    "deflate",
+    "br",
+    "zstd",
+    "compress",
+    "x-compress",
+];
+
 /// The members that a request's body may have.
 #[derive(Clone, Copy)]
 struct Members(&'static [&'static str]);
@@ -54,7 +65,9 @@ async fn passed(mut request: Request, next: Next) -> Result<Response, Problem> {
         return Err(has_nul("The path"));
     }
     check_query(request.uri(), route)?;
-    check_encoding(request.headers())?;
+    if !route.body.is_empty() {
+        check_encoding(request.headers())?;
+    }
     request.extensions_mut().insert(Members(route.body));
     if route.body.is_empty() && request.method() != Method::GET {
         request = without_body(request).await?;
@@ -83,6 +96,7 @@ async fn without_body(request: Request) -> Result<Request, Problem> {
     let body = Bytes::from_request(reading, &()).await;
     let body = body.map_err(|error| Problem::of_body(error.status(), MAX_IDLE_BODY))?;
     if !body.is_empty() {
+        check_encoding(&parts.headers)?;
         let text = std::str::from_utf8(&body).unwrap_or_default();
         check_members(text, &[])?;
     }
@@ -150,12 +164,20 @@ fn check_escapes(place: &str, text: &str) -> Result<(), Problem> {
     }
 }
 
-/// Bodies are read as they come.
+/// Bodies are read as they come: one that says that it is compressed is refused. Whatever else
+/// stands there, such as a charset, changes no byte.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    match encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        true => Ok(()),
-        false => Err(Problem::new(
+    let values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut names = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let is_coding = |name: &[u8]| {
+        let name = name.trim_ascii();
+        CODINGS
+            .iter()
+            .any(|coding| name.eq_ignore_ascii_case(coding.as_bytes()))
+    };
+    match names.any(is_coding) {
+        false => Ok(()),
+        true => Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "A body is taken as it is, without a Content-Encoding",
         )),
@@ -190,18 +212,24 @@ pub(super) fn room_name(name: &str) -> Result<&str, Problem> {
     }
 }
 
-/// Whether the ids are ids in a member that has one, or a list of them. What is no text is not of the
-/// member's type, which is said elsewhere.
+/// Whether the ids are ids in a member that has one, or a list of them, of which the first that is
+/// none is named by its place. A member that is neither text nor a list is not of its type, which is
+/// said elsewhere.
 fn check_ids(name: &str, value: &str) -> Result<(), Problem> {
-    let one = || serde_json::from_str(value).map(|id: String| vec![id]);
-    let ids: Vec<String> = one()
-        .or_else(|_| serde_json::from_str(value))
-        .unwrap_or_default();
-    let name = match name {
-        "users" => "A user's id",
-        other => other,
+    let check = |name: &str, id: &str| match id.contains('\0') {
+        true => Err(has_nul(&format!("The member {name:?}"))),
+        false => check_id(name, id),
     };
-    ids.iter().try_for_each(|id| check_id(name, id))
+    let check_listed = |(place, id): (usize, &Value)| {
+        let name = format!("{name}[{place}]");
+        let not_text = || bad(format!("{name} must be text, an id"));
+        check(&name, id.as_str().ok_or_else(not_text)?)
+    };
+    match serde_json::from_str(value) {
+        Ok(Value::String(id)) => check(name, &id),
+        Ok(Value::Array(ids)) => ids.iter().enumerate().try_for_each(check_listed),
+        _ => Ok(()),
+    }
 }
 
 fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
@@ -211,11 +239,11 @@ fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
         if !known.contains(&name.as_str()) {
             return Err(unknown("member of the body", &name, known));
         }
-        if !SAID.contains(&name.as_str()) && holds_nul(value.get()) {
-            return Err(has_nul(&format!("The member {name:?}")));
-        }
         if IDS.contains(&name.as_str()) {
             check_ids(&name, value.get())?;
+        }
+        if !SAID.contains(&name.as_str()) && holds_nul(value.get()) {
+            return Err(has_nul(&format!("The member {name:?}")));
         }
     }
     Ok(())
@@ -337,6 +365,66 @@ mod tests {
     }
 
     #[test]
+    fn which_of_many_ids_is_none_is_said() {
+        for (bad, sentence) in [
+            (r#""""#, "users[2] must be an id"),
+            (r#""a\n""#, "users[2] must be an id"),
+            (r#""\u0000""#, r#"users[2]\" has a NUL"#),
+            ("7", "users[2] must be text"),
+            ("null", "users[2] must be text"),
+            (r#"{"\u0000":1}"#, "users[2] must be text"),
+        ] {
+            let body = format!(r#"{{"users":["a","b",{bad},""]}}"#);
+            let refused = check_members(&body, &["users"]).unwrap_err();
+            assert!(
+                format!("{refused:?}").contains(sentence),
+                "{body}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_body_that_is_coded_is_refused() {
+        let asked = |values: &[&'static str]| {
+            let named = values.iter().map(|value| {
+                let value = axum::http::HeaderValue::from_static(value);
+                (header::CONTENT_ENCODING, value)
+            });
+            check_encoding(&named.collect()).map_err(|problem| problem.into_response().status())
+        };
+        let plain: &[&[&str]] = &[
+            &[],
+            &[""],
+            &["identity"],
+            &["identity, Identity"],
+            &["utf-8"],
+            &["identity", ","],
+            &["gzipped"],
+        ];
+        for values in plain {
+            assert_eq!(asked(values), Ok(()), "{values:?}");
+        }
+        let coded: &[&[&str]] = &[
+            &["gzip"],
+            &["X-GZIP"],
+            &["deflate"],
+            &["br"],
+            &["zstd"],
+            &["compress"],
+            &["identity,gzip"],
+            &["utf-8 ,\tbr"],
+            &["identity", "gzip"],
+        ];
+        for values in coded {
+            assert_eq!(
+                asked(values),
+                Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+                "{values:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_parameter_of_another_type_is_said_in_words_of_the_sender() {
         let asked = |path: &str, query: &str| {
             let uri: Uri = format!("/?{query}").parse().unwrap();
@@ -416,7 +504,7 @@ mod tests {
         for bad in [
             r#"{"userId":"a\u0000b"}"#,
             r#"{"users":["a","\u0000"]}"#,
-            r#"{"users":[{"\u0000":1}]}"#,
+            r#"{"users":{"\u0000":1}}"#,
         ] {
             assert!(read(bad).unwrap_err().contains("NUL"), "{bad}");
         }
