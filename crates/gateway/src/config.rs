@@ -303,12 +303,6 @@ impl Config {
         let names: Vec<&str> = self.namespaces.keys().map(String::as_str).collect();
         names.join(" ")
     }
-
-    /// Whether rooms are told of users who come and go, of some namespace.
-    pub(crate) fn tells_rooms(&self) -> bool {
-        let mut all = self.namespaces.values();
-        all.any(|namespace| namespace.announce == Announce::Rooms)
-    }
 }
 
 /// Who takes part in conversations, and what of it others see.

@@ -91,7 +91,7 @@ pub(super) fn remove(path: &Path) {
 }
 
 /// Reads both files; `None` if there is nothing that this gateway can go on with.
-pub(super) fn read(path: &Path, expected: &Head, size: Size) -> Option<(Head, State, Found)> {
+pub(super) fn read(path: &Path, expected: &Head, size: &Size) -> Option<(Head, State, Found)> {
     let usable = |file: &Path| {
         let bytes = std::fs::read(file).ok()?;
         let mut rest = &bytes[..];

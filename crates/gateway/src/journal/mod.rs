@@ -93,16 +93,19 @@ impl Journal {
             secret,
             own_from: 1,
         };
-        let (mut state, mut found) = match files::read(path, &head, size) {
+        let (mut state, mut found) = match files::read(path, &head, &size) {
             Some((before, state, found)) => {
                 (head.epoch, head.secret) = (before.epoch, before.secret);
                 (state, found)
             }
-            None => (State::new(size), Found::default()),
+            None => (State::new(&size), Found::default()),
         };
-        let events = found.forget_old(size, now());
+        let begun = now();
+        let events = found.forget_old(&size, begun);
         let kept_from = found.kept_from.max(1);
         state.forget_rooms(kept_from);
+        // Written down with all the rest: a process that ends soon gives nobody more time.
+        state.lose(begun, begun.saturating_add(size.wait));
         found.take_in(&state);
         head.own_from = kept_from;
         // All that is still needed goes into a new file.
@@ -334,7 +337,8 @@ mod tests {
         let size = Size {
             segment: 10_000,
             age: 1_000,
-            tells_rooms: true,
+            wait: 60_000,
+            tells_rooms: vec![NamespaceId::ROOT],
         };
         let now = Box::new(|| 7);
         Journal::open(path, "/".into(), (1, [2; 32]), size, now).unwrap()
