@@ -267,6 +267,13 @@ impl GatewayBuilder {
             BuildError::Config("build() must be called within a tokio runtime".into())
         })?;
         self.config.check().map_err(BuildError::Config)?;
+        if self
+            .backplane
+            .as_ref()
+            .is_some_and(|one| one.tag().is_some())
+        {
+            self.config.check_of_cluster().map_err(BuildError::Config)?;
+        }
         let threads = match self.config.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
