@@ -329,8 +329,10 @@ impl Recovery {
     ) -> HashMap<Arc<UserKey>, KnownUser> {
         let mut lost = HashSet::new();
         self.sessions.for_each(|session| {
+            // Of who was lost by an earlier process, its last view is not known.
+            let is_of_stop = session.seen.is_some() && session.lost_at >= stopped;
             let user = session.identity.user.as_ref();
-            lost.extend(user.filter(|_| session.lost_at >= stopped).cloned());
+            lost.extend(user.filter(|_| is_of_stop).cloned());
         });
         let later = clock.now() + self.sessions.window();
         let users = presence.all().into_iter().map(|online| {
