@@ -43,6 +43,8 @@ struct Tape {
     /// The number of the last event.
     last: u64,
     length: u64,
+    /// What it begins with, bytes.
+    head: u64,
     state: State,
     buffer: Vec<u8>,
     broken: bool,
@@ -110,6 +112,7 @@ impl Journal {
         head.own_from = kept_from;
         // All that is still needed goes into a new file.
         let mut buffer = files::head_of(&head, &state);
+        let begin = buffer.len() as u64;
         buffer.extend(events);
         let tape = Tape {
             file: files::replace(path, &buffer)?,
@@ -117,6 +120,7 @@ impl Journal {
             own_from: kept_from,
             last: found.last,
             length: buffer.len() as u64,
+            head: begin,
             state,
             buffer: Vec::new(),
             broken: false,
@@ -154,7 +158,14 @@ impl Journal {
         let begin = files::head_of(&head, &tape.state);
         tape.file = files::turn_over(&self.path, &begin)?;
         tape.length = begin.len() as u64;
+        tape.head = tape.length;
         Ok(())
+    }
+
+    /// Whether the newer file is full. One that begins with much has room for as much again: it would
+    /// be written anew with each record otherwise.
+    fn is_full(&self, tape: &Tape) -> bool {
+        tape.length > self.size.segment.max(2 * tape.head)
     }
 
     fn note(&self, records: &[Record]) {
@@ -168,7 +179,7 @@ impl Journal {
             tape.last = tape.last.max(record.place());
         }
         let written = tape.write();
-        let written = written.and_then(|()| match tape.length > self.size.segment {
+        let written = written.and_then(|()| match self.is_full(&tape) {
             true => self.turn_over(&mut tape),
             false => Ok(()),
         });
@@ -331,6 +342,7 @@ mod tests {
     use super::*;
     use heartline_core::message::Message;
     use heartline_core::namespaces::NamespaceId;
+    use heartline_wire::id::Sid;
     use heartline_wire::time::Micros;
 
     fn open(path: &Path) -> (Journal, Found) {
@@ -407,6 +419,34 @@ mod tests {
             assert!(found.events[1].2.id >= found.kept_from);
             drop(journal);
         }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_begins_with_more_than_it_may_have_is_not_written_anew_with_each_record() {
+        let folder = folder("journal-head");
+        let path = folder.join("journal");
+        let (journal, _) = open(&path);
+        let socket = |number: u8| SocketAddress(Sid::from_bytes([number; 24]));
+        for number in 0..250 {
+            journal.opened(socket(number), &Identity::default());
+            journal.remembered(socket(number), "key", Some(&"x".repeat(100)));
+        }
+        assert!(journal.tape().head > journal.size.segment);
+        let (mut times, mut before) = (0, journal.tape().length);
+        for round in 0..2_000 {
+            let text = format!("{round:0100}");
+            journal.remembered(socket(7), "key", Some(&text));
+            let length = journal.tape().length;
+            times += usize::from(length <= before);
+            assert!(length <= 3 * journal.tape().head, "{length}");
+            before = length;
+        }
+        assert!((1..20).contains(&times), "{times}");
+        drop(journal);
+        let (_, found) = open(&path);
+        let known = found.sockets.iter().find(|one| one.name == socket(7));
+        assert_eq!(known.unwrap().remembered["key"], format!("{:0100}", 1_999));
         std::fs::remove_dir_all(folder).unwrap();
     }
 
