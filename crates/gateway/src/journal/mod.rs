@@ -451,6 +451,42 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_the_form_before_is_read_and_what_is_written_says_another() {
+        let folder = folder("journal-form");
+        let path = folder.join("journal");
+        let (journal, _) = open(&path);
+        let socket = SocketAddress(Sid::from_bytes([1; 24]));
+        journal.opened(socket, &Identity::default());
+        drop(journal);
+        let boot = std::fs::read_to_string(files::BOOT).unwrap();
+        let head_of = |bytes: &mut &[u8]| match record::take(bytes) {
+            Some(Record::Head(head)) => head,
+            other => panic!("{other:?}"),
+        };
+        let bytes = std::fs::read(&path).unwrap();
+        let mut rest = &bytes[..];
+        let head = head_of(&mut rest);
+        let written_now = format!("2 {boot}");
+        assert_eq!(head.boot, written_now);
+        for (boot, is_read) in [(boot.clone(), true), (format!("3 {boot}"), false)] {
+            let mut before = Vec::new();
+            let other = Head {
+                boot,
+                ..head.clone()
+            };
+            record::push(&Record::Head(other), &mut before);
+            before.extend_from_slice(rest);
+            std::fs::write(&path, before).unwrap();
+            let (journal, found) = open(&path);
+            assert_eq!(found.sockets.len(), usize::from(is_read));
+            drop(journal);
+            let again = std::fs::read(&path).unwrap();
+            assert_eq!(head_of(&mut &again[..]).boot, written_now);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn two_files_hold_what_is_newest_and_say_from_where_on() {
         let folder = folder("journal");
         let path = folder.join("journal");
