@@ -152,7 +152,8 @@ fn restarts_one_after_the_other_give_no_more_time_to_who_does_not_come_back() {
             heard.filter(|(is_online, _)| !is_online).count()
         };
         assert_eq!((went(&got, "bob"), went(&got, "cat")), (0, 0), "{got:?}");
-        world.run(seconds(6));
+        // A stop takes some seconds itself.
+        world.run(seconds(12));
         ann.hear(99);
         let got = ann.got();
         assert_eq!((went(&got, "bob"), went(&got, "cat")), (1, 0), "{got:?}");
