@@ -9,7 +9,7 @@ use heartline_core::auth::{Authenticator, BoxFuture, NoAuthenticator};
 use heartline_core::backplane::Backplane;
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::namespaces::Namespaces;
-use heartline_core::policy::ConnectLimit;
+use heartline_core::policy::{Announce, ConnectLimit};
 use heartline_core::presence::Online;
 use heartline_core::rooms::RoomDirectory;
 use heartline_core::store::memory::MemoryStore;
@@ -267,6 +267,13 @@ impl GatewayBuilder {
             BuildError::Config("build() must be called within a tokio runtime".into())
         })?;
         self.config.check().map_err(BuildError::Config)?;
+        if self
+            .backplane
+            .as_ref()
+            .is_some_and(|one| one.tag().is_some())
+        {
+            self.config.check_of_cluster().map_err(BuildError::Config)?;
+        }
         let threads = match self.config.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -499,10 +506,15 @@ fn open_journal(
     clock: Clock,
 ) -> Result<(Journal, Found), BuildError> {
     let now = Box::new(move || clock.unix_millis(clock.now()));
+    let window = config.recovery.window.unwrap_or_default();
+    let namespaces = Namespaces::new(&config.namespaces);
+    let told = namespaces.iter();
+    let told = told.filter(|(_, namespace)| namespace.config.announce == Announce::Rooms);
     let size = Size {
         segment: JOURNAL,
         age: age.as_millis() as u64,
-        tells_rooms: config.tells_rooms(),
+        wait: window.max(config.offline_grace).as_millis() as u64,
+        tells_rooms: told.map(|(id, _)| id).collect(),
     };
     Journal::open(path, config.namespace_list(), identity, size, now).map_err(|error| {
         BuildError::Journal(format!(
@@ -590,7 +602,7 @@ fn fanout(
         unread: Unread::default(),
         owed: Owed::new(is_store_shared && has_others, config.recovery.window),
     });
-    let before = keep_rooms(&fanout, found, config);
+    let before = keep_rooms(&fanout, found);
     let subscriber = Arc::downgrade(&fanout);
     fanout.rooms.on_open(move |room| {
         let fanout = subscriber.upgrade()?;
@@ -604,7 +616,7 @@ fn fanout(
 
 /// Keeps what is said in rooms, where that is wanted, and goes on with what was `found` of an earlier
 /// process; who was online with it.
-fn keep_rooms(fanout: &Arc<Fanout>, found: Option<Found>, config: &Config) -> Vec<Online> {
+fn keep_rooms(fanout: &Arc<Fanout>, found: Option<Found>) -> Vec<Online> {
     let Some(recovery) = &fanout.recovery else {
         return Vec::new();
     };
@@ -622,10 +634,7 @@ fn keep_rooms(fanout: &Arc<Fanout>, found: Option<Found>, config: &Config) -> Ve
     };
     let users = std::mem::take(&mut found.users);
     let before = match fanout.backplane.tag() {
-        None => {
-            let how = (&fanout.namespaces, config.offline_grace);
-            recovery.expected(users, how, &fanout.clock)
-        }
+        None => Recovery::expected(users, &fanout.namespaces, &fanout.clock),
         Some(_) => Vec::new(),
     };
     recovery.restore(found, &fanout.rooms, &fanout.clock);

@@ -50,7 +50,7 @@ pub struct Config {
     /// `socket.io-client`), served beside the endpoint as `socket.io.js` and so on; `None` to
     /// serve none.
     pub client_files: Option<PathBuf>,
-    /// Name of this node, unique in its cluster: `[A-Za-z0-9_-]{1,32}`.
+    /// Name of this node. In a cluster it is unique, and `[A-Za-z0-9_-]{1,32}`.
     pub node_id: String,
     /// Most connections at once; more get HTTP 503.
     pub max_connections: Option<usize>,
@@ -189,11 +189,18 @@ impl Config {
         if self.worker_threads > MAX_THREADS {
             return Err(format!("worker_threads must be at most {MAX_THREADS}"));
         }
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if !(1..=32).contains(&self.node_id.len()) || !self.node_id.chars().all(fits) {
-            return Err("node_id must have 1 to 32 letters, digits, _ or -".into());
-        }
         Ok(())
+    }
+
+    /// What no node of a cluster can work with, and what to set instead: the names of processes and
+    /// channels there are made of nodes' names.
+    pub(crate) fn check_of_cluster(&self) -> Result<(), String> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let is_name = (1..=32).contains(&self.node_id.len()) && self.node_id.chars().all(fits);
+        match is_name {
+            true => Ok(()),
+            false => Err("node_id must have 1 to 32 letters, digits, _ or - in a cluster".into()),
+        }
     }
 
     fn check_namespaces(&self) -> Result<(), String> {
@@ -302,12 +309,6 @@ impl Config {
     pub(crate) fn namespace_list(&self) -> String {
         let names: Vec<&str> = self.namespaces.keys().map(String::as_str).collect();
         names.join(" ")
-    }
-
-    /// Whether rooms are told of users who come and go, of some namespace.
-    pub(crate) fn tells_rooms(&self) -> bool {
-        let mut all = self.namespaces.values();
-        all.any(|namespace| namespace.announce == Announce::Rooms)
     }
 }
 

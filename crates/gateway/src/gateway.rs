@@ -36,6 +36,9 @@ const LAST_OF_ALL: Duration = Duration::from_millis(900);
 /// How long a drain waits until the last changes of presence are told: they are gathered for
 /// 50 ms.
 const LAST_CHANGES: Duration = Duration::from_millis(250);
+/// How much earlier than a stop a shard may take the time to be that lets clients go for it: it
+/// looks at the clock once a turn.
+const TURN: Duration = Duration::from_secs(1);
 
 /// A request on the public port that is neither Socket.IO nor live, with its body: at most
 /// 65 536 bytes, and not more than `max_payload`.
@@ -256,6 +259,7 @@ impl Gateway {
     pub async fn drain(&self) {
         let begun = Instant::now();
         let shared = &self.shared;
+        let stopped = shared.clock.now() - TURN;
         let first = !shared.draining.send_replace(true);
         let spread = shared.config.drain_spread.unwrap_or_default();
         if first {
@@ -277,7 +281,7 @@ impl Gateway {
         self.finish(left).await;
         if first {
             let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
-            self.leave(left.min(LAST_CHANGES)).await;
+            self.leave(left.min(LAST_CHANGES), stopped).await;
         }
     }
 
@@ -300,8 +304,9 @@ impl Gateway {
     }
 
     /// Leaves what is kept to the next process, where that is wanted and would be all. For so long
-    /// it waits until those who have gone were told of: the next process does not say so.
-    async fn leave(&self, patience: Duration) {
+    /// it waits until those who have gone were told of: the next process does not say so. The stop
+    /// began then.
+    async fn leave(&self, patience: Duration, stopped: Micros) {
         let (fanout, config) = (&self.shared.fanout, &self.shared.config);
         let is_alone = fanout.backplane.tag().is_none();
         if let Some(recovery) = &fanout.recovery
@@ -313,7 +318,7 @@ impl Gateway {
             let _ = tokio::time::timeout(patience, told).await;
             let (clock, path) = (&self.shared.clock, spot.path());
             let to = (path, &*config.namespace_list());
-            let all = (&fanout.namespaces, &*fanout.rooms);
+            let all = (&fanout.namespaces, &*fanout.rooms, stopped);
             let left = recovery.leave(to, fanout.backplane.local(), all, clock);
             if let Err(error) = left {
                 tracing::warn!(

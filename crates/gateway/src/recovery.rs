@@ -296,15 +296,12 @@ impl Recovery {
         }
     }
 
-    /// Who was online with an earlier process, each until those who were lost with it are not
-    /// expected back any more, or for a grace, if that is longer.
+    /// Who was online with an earlier process, each until it is not expected back any more.
     pub(crate) fn expected(
-        &self,
         users: HashMap<Arc<UserKey>, KnownUser>,
-        (namespaces, grace): (&Namespaces, Duration),
+        namespaces: &Namespaces,
         clock: &Clock,
     ) -> Vec<Online> {
-        let later = clock.now() + self.sessions.window().max(grace);
         let place = |key: RoomKey| RoomAddress {
             namespace: namespaces.get(key.namespace).name.clone(),
             room: key.name,
@@ -316,22 +313,27 @@ impl Recovery {
         let users = users.into_iter().map(|(user, known)| Online {
             user,
             rev: known.rev,
-            until: match known.until {
-                0 => later,
-                until => clock.at_unix_millis(until),
-            },
+            until: clock.at_unix_millis(known.until),
             rooms: known.rooms.into_iter().filter(tells).map(place).collect(),
         });
         users.collect()
     }
 
-    /// Who is online, for the next process. Nobody has a socket any more.
+    /// Who is online, for the next process. Nobody has a socket any more: whose was lost by the stop
+    /// that began then is expected back within the window, and everybody else as long as before.
     fn online(
         &self,
         presence: &Presence,
-        namespaces: &Namespaces,
+        (namespaces, stopped): (&Namespaces, Micros),
         clock: &Clock,
     ) -> HashMap<Arc<UserKey>, KnownUser> {
+        let mut lost = HashSet::new();
+        self.sessions.for_each(|session| {
+            // Of who was lost by an earlier process, its last view is not known.
+            let is_of_stop = session.seen.is_some() && session.lost_at >= stopped;
+            let user = session.identity.user.as_ref();
+            lost.extend(user.filter(|_| is_of_stop).cloned());
+        });
         let later = clock.now() + self.sessions.window();
         let users = presence.all().into_iter().map(|online| {
             let rooms = online.rooms.iter().filter_map(|place| {
@@ -341,9 +343,15 @@ impl Recovery {
                     name: place.room.clone(),
                 })
             });
+            // Who is still there has no end of its time.
+            let is_lost = online.until == Micros::ZERO || lost.contains(&online.user);
+            let until = match is_lost {
+                true => online.until.max(later),
+                false => online.until,
+            };
             let known = KnownUser {
                 rev: online.rev,
-                until: clock.unix_millis(online.until.max(later)),
+                until: clock.unix_millis(until),
                 rooms: rooms.collect(),
             };
             (online.user, known)
@@ -410,15 +418,19 @@ impl Recovery {
         }
     }
 
-    /// All that is kept now, for another process. Everybody is gone.
-    fn all(&self, presence: &Presence, all: (&Namespaces, &RoomDirectory), clock: &Clock) -> Found {
-        let (namespaces, rooms) = all;
+    /// All that is kept now, for another process. Everybody is gone, by a stop that began then.
+    fn all(
+        &self,
+        presence: &Presence,
+        (namespaces, rooms, stopped): (&Namespaces, &RoomDirectory, Micros),
+        clock: &Clock,
+    ) -> Found {
         let mut found = Found {
             last: self.line.last(),
             lost: self.missing(),
             ..Found::default()
         };
-        found.users = self.online(presence, namespaces, clock);
+        found.users = self.online(presence, (namespaces, stopped), clock);
         let at = |event: &Kept| clock.unix_millis(event.at);
         for room in rooms.all() {
             let place = Written::Room(room.key.clone(), room.incarnation);
@@ -465,8 +477,8 @@ impl Recovery {
             .take()
     }
 
-    /// Leaves all that is kept to the next process, in a file. What happens after it would be
-    /// missing there: then the file is removed.
+    /// Leaves all that is kept to the next process, in a file, at the end of a stop that began then.
+    /// What happens after it would be missing there: then the file is removed.
     ///
     /// # Errors
     /// It cannot be written, or there was no end of what happened.
@@ -474,7 +486,7 @@ impl Recovery {
         &self,
         (path, names): (&Path, &str),
         presence: &Presence,
-        all: (&Namespaces, &RoomDirectory),
+        all: (&Namespaces, &RoomDirectory, Micros),
         clock: &Clock,
     ) -> io::Result<()> {
         for _ in 0..LEAVE_ATTEMPTS {

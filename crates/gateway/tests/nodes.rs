@@ -12,7 +12,7 @@ use heartline::backplane::local::LocalBackplane;
 use heartline::backplane::{Backplane, Node, Peer, Peers, UserSocket};
 use heartline::entries::UserPresence;
 use heartline::{
-    Admitted, DeviceLimitReached, Gateway, Newcomer, NotKnown, Part, Presence, Reached,
+    Admitted, BuildError, DeviceLimitReached, Gateway, Newcomer, NotKnown, Part, Presence, Reached,
     RoomAddress, ShedError, SocketAddress, Sockets,
 };
 use heartline_core::time::Moment;
@@ -301,4 +301,19 @@ async fn who_does_not_know_which_nodes_there_are_says_so_in_every_answer() {
     assert!(gateway.connection(&sid).await.unwrap().is_some());
     assert_eq!(gateway.disconnect(&sid).await.unwrap().sockets, 1);
     assert!(gateway.connection(&sid).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_cluster_is_refused_whose_name_is_not_for_one() {
+    for name in ["eu-1.example.org", &"long".repeat(20), "a b", ""] {
+        let mut config = config();
+        config.node_id = name.into();
+        let builder = Gateway::builder(config).backplane(OneOf::these(Peers::default()));
+        match builder.build() {
+            Err(BuildError::Config(why)) => {
+                assert!(why.contains("node_id must have 1 to 32"), "{why}");
+            }
+            _ => panic!("{name:?}: it was built"),
+        }
+    }
 }

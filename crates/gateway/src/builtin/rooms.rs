@@ -59,6 +59,25 @@ impl FromEvent for Wanted {
     }
 }
 
+/// The room that somebody leaves, `{ room }` or its name alone. Nothing else of an object is looked at.
+pub(super) struct Named(String);
+
+impl FromEvent for Named {
+    fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
+        #[derive(Deserialize)]
+        struct Object {
+            room: String,
+        }
+        if let Ok(Json(room)) = Json::<String>::from_event(event) {
+            return Ok(Named(room));
+        }
+        match Json::<Object>::from_event(event) {
+            Ok(Json(Object { room })) => Ok(Named(room)),
+            Err(_) => Err(misfit(event)),
+        }
+    }
+}
+
 /// What `members` must be.
 const MEMBERS: &str = "members must be true or false";
 
@@ -90,7 +109,7 @@ fn is_wish(members: Option<&serde_json::Value>) -> bool {
 
 /// The room of `join:KIND` with an id: the id itself, or the only or the
 /// best-named member of an object; without one, the kind alone. A member that is `null` is none, and
-/// `members`, `true` or `false`, is a question.
+/// `members`, `true` or `false`, is a question; anything else called so is the app's own.
 pub(super) struct KindRoom(Wanted);
 
 impl FromEvent for KindRoom {
@@ -135,11 +154,6 @@ impl FromEvent for KindRoom {
         if kind.is_empty() {
             return Err(RoomError::Invalid.into());
         }
-        // Alone it is the id.
-        let members = value.as_object().filter(|members| members.len() > 1);
-        if !is_wish(members.and_then(|members| members.get("members"))) {
-            return Err(EventError::new(Code::InvalidData, MEMBERS));
-        }
         Ok(KindRoom(Wanted {
             room: match id {
                 Some(id) => format!("{kind}:{id}"),
@@ -180,8 +194,11 @@ async fn enter(
     Ok(reply)
 }
 
-pub(super) async fn leave(socket: Socket, wanted: Wanted) -> Result<Json<RoomReply>, EventError> {
-    exit(socket, wanted.room).await
+pub(super) async fn leave(
+    socket: Socket,
+    Named(room): Named,
+) -> Result<Json<RoomReply>, EventError> {
+    exit(socket, room).await
 }
 
 pub(super) async fn leave_kind(

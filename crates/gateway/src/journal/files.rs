@@ -10,7 +10,11 @@ use super::known::{Size, State};
 use super::record::{self, Head, Record};
 
 /// Which start of the machine this is.
-const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+pub(super) const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The form of the records, before the start of the machine: a build that does not know it begins
+/// anew. The form before says nothing of who was online, and has no number.
+const FORM: &str = "2 ";
 
 /// The file before this one.
 fn older(path: &Path) -> PathBuf {
@@ -28,9 +32,13 @@ fn private() -> OpenOptions {
     options
 }
 
-/// Which start of the machine this is; empty if it does not say.
+/// Which start of the machine this is, behind the form of the records; empty if it does not say.
 pub(super) fn boot() -> String {
-    std::fs::read_to_string(BOOT).unwrap_or_default()
+    let boot = std::fs::read_to_string(BOOT).unwrap_or_default();
+    match boot.is_empty() {
+        true => boot,
+        false => format!("{FORM}{boot}"),
+    }
 }
 
 /// Holds the journal for this process, until the file that it answers is closed.
@@ -91,16 +99,17 @@ pub(super) fn remove(path: &Path) {
 }
 
 /// Reads both files; `None` if there is nothing that this gateway can go on with.
-pub(super) fn read(path: &Path, expected: &Head, size: Size) -> Option<(Head, State, Found)> {
+pub(super) fn read(path: &Path, expected: &Head, size: &Size) -> Option<(Head, State, Found)> {
     let usable = |file: &Path| {
         let bytes = std::fs::read(file).ok()?;
         let mut rest = &bytes[..];
         let Some(Record::Head(head)) = record::take(&mut rest) else {
             return None;
         };
-        let fits = head.boot == expected.boot
-            && !head.boot.is_empty()
-            && head.namespaces == expected.namespaces;
+        let before = expected.boot.strip_prefix(FORM);
+        let is_of_this_start = head.boot == expected.boot || before == Some(&*head.boot);
+        let fits =
+            is_of_this_start && !head.boot.is_empty() && head.namespaces == expected.namespaces;
         let begin = bytes.len() - rest.len();
         fits.then_some((head, bytes, begin))
     };

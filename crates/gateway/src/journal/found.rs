@@ -50,7 +50,7 @@ impl Found {
 
     /// Forgets what is too old, and what is more than one file may have: the newest, as
     /// records.
-    pub(super) fn forget_old(&mut self, size: Size, now: u64) -> Vec<u8> {
+    pub(super) fn forget_old(&mut self, size: &Size, now: u64) -> Vec<u8> {
         let oldest = now.saturating_sub(size.age);
         let (mut records, mut bytes) = (Vec::new(), 0);
         let mut first = self.events.len();

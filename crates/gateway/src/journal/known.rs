@@ -9,6 +9,7 @@ use heartline_core::auth::{Identity, RoomPattern, UserKey};
 use heartline_core::line::MAX_KEYS;
 use heartline_core::line::session::{MAX_PLACES, Session};
 use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{Room, RoomKey};
 use heartline_wire::json;
@@ -17,14 +18,16 @@ use super::record::{EventRecord, Record, RoomRecord, Where};
 use crate::data::{SocketData, Texts};
 
 /// What a journal may hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Size {
     /// A file is full at so many bytes.
     pub(crate) segment: u64,
     /// How old events may be that a start goes on with, milliseconds.
     pub(crate) age: u64,
-    /// Whether rooms are told of users who come and go, of some namespace.
-    pub(crate) tells_rooms: bool,
+    /// How long users who were there at the end are expected back, milliseconds.
+    pub(crate) wait: u64,
+    /// The namespaces whose rooms are told of users who come and go.
+    pub(crate) tells_rooms: Vec<NamespaceId>,
 }
 
 /// Rooms of a user's ended sockets that are to hear when it goes: as many as presence remembers.
@@ -46,6 +49,15 @@ impl KnownUser {
     /// that it was online. The numbers of changes are no less than the time.
     fn has(&self, socket: &Known) -> bool {
         socket.lost_at.is_none_or(|at| at >= self.rev)
+    }
+
+    /// The rooms of a socket that is not there any more are to hear when the user goes, where rooms
+    /// are told of users: at most [`MAX_LEFT`] in all.
+    fn note_left(&mut self, socket: &Known, tells_rooms: &[NamespaceId]) {
+        let more = MAX_LEFT.saturating_sub(self.rooms.len());
+        let rooms = socket.rooms.keys();
+        let rooms = rooms.filter(|room| tells_rooms.contains(&room.namespace));
+        self.rooms.extend(rooms.take(more).cloned());
     }
 }
 
@@ -145,7 +157,7 @@ pub(super) struct State {
     pub(super) rooms: HashMap<RoomKey, KnownRoom>,
     /// Who is online. Of their rooms, those that no socket is in any more.
     pub(super) users: HashMap<Arc<UserKey>, KnownUser>,
-    tells_rooms: bool,
+    tells_rooms: Vec<NamespaceId>,
     /// The number in the line of the last event that was lost without anybody knowing whose.
     pub(super) lost: u64,
     /// The newest of each key of the rooms, however old.
@@ -185,11 +197,11 @@ impl Newest {
 
 impl State {
     /// Nothing is known yet, of files of this size.
-    pub(super) fn new(size: Size) -> State {
+    pub(super) fn new(size: &Size) -> State {
         State {
             // A file that begins with them still has room for as much again.
             most_keyed: (size.segment / 2) as usize,
-            tells_rooms: size.tells_rooms,
+            tells_rooms: size.tells_rooms.clone(),
             ..State::default()
         }
     }
@@ -245,6 +257,7 @@ impl State {
                     remembered: Texts::new(),
                 };
                 self.sockets.insert(*name, known);
+                self.is_here(user.as_ref());
             }
             Record::Remembered { name, key, text } => {
                 if let Some(known) = self.sockets.get_mut(name) {
@@ -282,10 +295,19 @@ impl State {
                         let (_, end) = known.places.remove(0);
                         known.left = known.left.max(end);
                     }
+                    let user = known.user.clone();
+                    self.is_here(user.as_ref());
                 }
             }
             Record::Ended { name } => self.end(name),
             _ => {}
+        }
+    }
+
+    /// A socket of a user is here: nobody knows any more until when the user is online.
+    fn is_here(&mut self, user: Option<&Arc<UserKey>>) {
+        if let Some(known) = user.and_then(|user| self.users.get_mut(user)) {
+            known.until = 0;
         }
     }
 
@@ -294,12 +316,29 @@ impl State {
         let Some(ended) = self.sockets.remove(name) else {
             return;
         };
-        let user = ended.user.as_ref().filter(|_| self.tells_rooms);
+        let user = ended.user.as_ref();
         let user = user.and_then(|user| self.users.get_mut(user));
         if let Some(user) = user.filter(|user| user.has(&ended)) {
-            let more = MAX_LEFT.saturating_sub(user.rooms.len());
-            user.rooms.extend(ended.rooms.into_keys().take(more));
+            user.note_left(&ended, &self.tells_rooms);
         }
+    }
+
+    /// The process is over whose records these are, and another begins at this Unix time in
+    /// milliseconds: what was there until now is lost with it, and its users are expected back until
+    /// then. Who was expected before, and has not come, has no more time than it had.
+    pub(super) fn lose(&mut self, now: u64, until: u64) {
+        for socket in self.sockets.values_mut() {
+            if socket.lost_at.is_some() {
+                continue;
+            }
+            let user = socket.user.as_ref();
+            if let Some(user) = user.and_then(|user| self.users.get_mut(user)) {
+                user.note_left(socket, &self.tells_rooms);
+            }
+            socket.lost_at = Some(now);
+        }
+        let users = self.users.values_mut().filter(|known| known.until == 0);
+        users.for_each(|known| known.until = until);
     }
 
     /// Who is online, each with all rooms that have heard of it.
@@ -503,6 +542,7 @@ impl State {
         let keyed = self.keyed_before(own_from).cloned();
         let keyed = keyed.map(|event| Record::Event(Box::new(event)));
         let places = lost.into_iter().chain(rooms).chain(keyed);
+        // A user's sockets say that nobody knows until when it is online: what is known comes later.
         places.chain(sockets).chain(users)
     }
 }
@@ -511,13 +551,118 @@ impl State {
 mod tests {
     use super::super::record::keyed;
     use super::*;
+    use heartline_wire::id::Sid;
+
+    fn user(id: &str) -> Arc<UserKey> {
+        Arc::new(UserKey {
+            tenant_id: None,
+            user_id: id.into(),
+            user_type: None,
+        })
+    }
+
+    fn key(namespace: u16, name: &str) -> RoomKey {
+        RoomKey {
+            namespace: NamespaceId(namespace),
+            tenant: None,
+            name: name.into(),
+        }
+    }
+
+    fn opened(name: SocketAddress, user: &Arc<UserKey>) -> Record {
+        Record::Opened {
+            name,
+            user: Some(user.clone()),
+            rooms: None,
+        }
+    }
+
+    /// A state of one user, in a room of each of two namespaces by a socket that is lost or ends. Of
+    /// the first one the rooms are told.
+    fn with_a_user(user: &Arc<UserKey>, name: SocketAddress) -> State {
+        let mut state = State::new(&Size {
+            segment: 20_000,
+            age: 1_000,
+            wait: 0,
+            tells_rooms: vec![NamespaceId(0)],
+        });
+        state.apply(&opened(name, user));
+        state.apply(&Record::Online {
+            user: user.clone(),
+            rev: 5,
+            until: 0,
+            rooms: Vec::new(),
+        });
+        for room in [key(0, "told"), key(1, "untold")] {
+            let room = RoomRecord {
+                key: room,
+                incarnation: 1,
+                offset: 0,
+            };
+            let since = 0;
+            state.apply(&Record::Joined { name, room, since });
+        }
+        state
+    }
+
+    #[test]
+    fn of_a_socket_that_is_gone_the_rooms_are_known_that_are_told_of_users() {
+        let (ann, name) = (user("ann"), SocketAddress(Sid::from_bytes([1; 24])));
+        for is_ended in [true, false] {
+            let mut state = with_a_user(&ann, name);
+            match is_ended {
+                true => state.apply(&Record::Ended { name }),
+                false => state.lose(1, 61),
+            }
+            let rooms = &state.users[&ann].rooms;
+            assert_eq!(*rooms, HashSet::from_iter([key(0, "told")]), "{is_ended}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_come_has_the_time_that_the_first_loss_gives_and_who_comes_a_new_one() {
+        let (ann, name) = (user("ann"), SocketAddress(Sid::from_bytes([1; 24])));
+        let again = |state: &State| {
+            let mut again = State::new(&Size {
+                segment: 20_000,
+                age: 1_000,
+                wait: 0,
+                tells_rooms: vec![NamespaceId(0)],
+            });
+            state.records(0).for_each(|record| again.apply(&record));
+            again
+        };
+        let comes = [
+            opened(SocketAddress(Sid::from_bytes([2; 24])), &ann),
+            Record::Back {
+                name,
+                address: SocketAddress(Sid::from_bytes([3; 24])),
+                end: 0,
+            },
+        ];
+        for come in comes {
+            let mut state = with_a_user(&ann, name);
+            for now in [10, 20, 30] {
+                state.lose(now, now + 60);
+                state = again(&state);
+                let known = (state.users[&ann].until, state.sockets[&name].lost_at);
+                assert_eq!(known, (70, Some(10)));
+            }
+            state.apply(&come);
+            assert_eq!(state.users[&ann].until, 0);
+            state = again(&state);
+            state.lose(40, 100);
+            assert_eq!(state.users[&ann].until, 100);
+        }
+    }
 
     #[test]
     fn what_a_room_keeps_of_its_keys_is_bounded() {
-        let mut state = State::new(Size {
+        let mut state = State::new(&Size {
             segment: 20_000,
             age: 1_000,
-            tells_rooms: false,
+            wait: 0,
+            tells_rooms: Vec::new(),
         });
         let text = format!("\"{}\"", "x".repeat(1_000));
         for id in 1..100 {

@@ -43,6 +43,8 @@ struct Tape {
     /// The number of the last event.
     last: u64,
     length: u64,
+    /// What it begins with, bytes.
+    head: u64,
     state: State,
     buffer: Vec<u8>,
     broken: bool,
@@ -93,20 +95,24 @@ impl Journal {
             secret,
             own_from: 1,
         };
-        let (mut state, mut found) = match files::read(path, &head, size) {
+        let (mut state, mut found) = match files::read(path, &head, &size) {
             Some((before, state, found)) => {
                 (head.epoch, head.secret) = (before.epoch, before.secret);
                 (state, found)
             }
-            None => (State::new(size), Found::default()),
+            None => (State::new(&size), Found::default()),
         };
-        let events = found.forget_old(size, now());
+        let begun = now();
+        let events = found.forget_old(&size, begun);
         let kept_from = found.kept_from.max(1);
         state.forget_rooms(kept_from);
+        // Written down with all the rest: a process that ends soon gives nobody more time.
+        state.lose(begun, begun.saturating_add(size.wait));
         found.take_in(&state);
         head.own_from = kept_from;
         // All that is still needed goes into a new file.
         let mut buffer = files::head_of(&head, &state);
+        let begin = buffer.len() as u64;
         buffer.extend(events);
         let tape = Tape {
             file: files::replace(path, &buffer)?,
@@ -114,6 +120,7 @@ impl Journal {
             own_from: kept_from,
             last: found.last,
             length: buffer.len() as u64,
+            head: begin,
             state,
             buffer: Vec::new(),
             broken: false,
@@ -151,7 +158,14 @@ impl Journal {
         let begin = files::head_of(&head, &tape.state);
         tape.file = files::turn_over(&self.path, &begin)?;
         tape.length = begin.len() as u64;
+        tape.head = tape.length;
         Ok(())
+    }
+
+    /// Whether the newer file is full. One that begins with much has room for as much again: it would
+    /// be written anew with each record otherwise.
+    fn is_full(&self, tape: &Tape) -> bool {
+        tape.length > self.size.segment.max(2 * tape.head)
     }
 
     fn note(&self, records: &[Record]) {
@@ -165,7 +179,7 @@ impl Journal {
             tape.last = tape.last.max(record.place());
         }
         let written = tape.write();
-        let written = written.and_then(|()| match tape.length > self.size.segment {
+        let written = written.and_then(|()| match self.is_full(&tape) {
             true => self.turn_over(&mut tape),
             false => Ok(()),
         });
@@ -328,13 +342,15 @@ mod tests {
     use super::*;
     use heartline_core::message::Message;
     use heartline_core::namespaces::NamespaceId;
+    use heartline_wire::id::Sid;
     use heartline_wire::time::Micros;
 
     fn open(path: &Path) -> (Journal, Found) {
         let size = Size {
             segment: 10_000,
             age: 1_000,
-            tells_rooms: true,
+            wait: 60_000,
+            tells_rooms: vec![NamespaceId::ROOT],
         };
         let now = Box::new(|| 7);
         Journal::open(path, "/".into(), (1, [2; 32]), size, now).unwrap()
@@ -402,6 +418,70 @@ mod tests {
             assert_eq!((first.id, &*first.message.args), (3, "3"));
             assert!(found.events[1].2.id >= found.kept_from);
             drop(journal);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_begins_with_more_than_it_may_have_is_not_written_anew_with_each_record() {
+        let folder = folder("journal-head");
+        let path = folder.join("journal");
+        let (journal, _) = open(&path);
+        let socket = |number: u8| SocketAddress(Sid::from_bytes([number; 24]));
+        for number in 0..250 {
+            journal.opened(socket(number), &Identity::default());
+            journal.remembered(socket(number), "key", Some(&"x".repeat(100)));
+        }
+        assert!(journal.tape().head > journal.size.segment);
+        let (mut times, mut before) = (0, journal.tape().length);
+        for round in 0..2_000 {
+            let text = format!("{round:0100}");
+            journal.remembered(socket(7), "key", Some(&text));
+            let length = journal.tape().length;
+            times += usize::from(length <= before);
+            assert!(length <= 3 * journal.tape().head, "{length}");
+            before = length;
+        }
+        assert!((1..20).contains(&times), "{times}");
+        drop(journal);
+        let (_, found) = open(&path);
+        let known = found.sockets.iter().find(|one| one.name == socket(7));
+        assert_eq!(known.unwrap().remembered["key"], format!("{:0100}", 1_999));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_journal_of_the_form_before_is_read_and_what_is_written_says_another() {
+        let folder = folder("journal-form");
+        let path = folder.join("journal");
+        let (journal, _) = open(&path);
+        let socket = SocketAddress(Sid::from_bytes([1; 24]));
+        journal.opened(socket, &Identity::default());
+        drop(journal);
+        let boot = std::fs::read_to_string(files::BOOT).unwrap();
+        let head_of = |bytes: &mut &[u8]| match record::take(bytes) {
+            Some(Record::Head(head)) => head,
+            other => panic!("{other:?}"),
+        };
+        let bytes = std::fs::read(&path).unwrap();
+        let mut rest = &bytes[..];
+        let head = head_of(&mut rest);
+        let written_now = format!("2 {boot}");
+        assert_eq!(head.boot, written_now);
+        for (boot, is_read) in [(boot.clone(), true), (format!("3 {boot}"), false)] {
+            let mut before = Vec::new();
+            let other = Head {
+                boot,
+                ..head.clone()
+            };
+            record::push(&Record::Head(other), &mut before);
+            before.extend_from_slice(rest);
+            std::fs::write(&path, before).unwrap();
+            let (journal, found) = open(&path);
+            assert_eq!(found.sockets.len(), usize::from(is_read));
+            drop(journal);
+            let again = std::fs::read(&path).unwrap();
+            assert_eq!(head_of(&mut &again[..]).boot, written_now);
         }
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -112,7 +112,8 @@ impl Record {
 /// What a file begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Which start of the machine it is of: what was only in its memory is gone after it.
+    /// Which start of the machine it is of: what was only in its memory is gone after it. The form of
+    /// the records stands before it.
     pub(super) boot: String,
     /// The namespaces, whose numbers the records have.
     pub(super) namespaces: String,

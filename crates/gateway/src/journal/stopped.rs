@@ -24,8 +24,10 @@ const SIZE: Size = Size {
     segment: 64 << 20,
     // What is too old has gone in memory.
     age: u64::MAX,
+    // Until when users are expected is known of each.
+    wait: 0,
     // They are told apart by who leaves it.
-    tells_rooms: false,
+    tells_rooms: Vec::new(),
 };
 
 /// The epoch and the secret with which the next process goes on.
@@ -86,7 +88,7 @@ pub(crate) fn write(
     (epoch, secret): Identity,
     mut found: Found,
 ) -> io::Result<()> {
-    let mut state = State::new(SIZE);
+    let mut state = State::new(&SIZE);
     let sockets = std::mem::take(&mut found.sockets).into_iter();
     state.lost = found.lost;
     state.sockets = sockets.map(|known| (known.name, known)).collect();
@@ -96,7 +98,7 @@ pub(crate) fn write(
     for (place, at, event) in &found.events {
         state.apply(&event_record(place.clone().into(), *at, event));
     }
-    let events = found.forget_old(SIZE, 0);
+    let events = found.forget_old(&SIZE, 0);
     let head = Head {
         boot: MARK.into(),
         namespaces,
@@ -144,7 +146,7 @@ pub(crate) fn take(path: &Path, namespaces: &str) -> Result<Option<(Identity, Fo
     if head.namespaces != namespaces {
         return Err("the gateway that has written it had other namespaces".into());
     }
-    let mut state = State::new(SIZE);
+    let mut state = State::new(&SIZE);
     let mut found = Found {
         kept_from: head.own_from,
         ..Found::default()

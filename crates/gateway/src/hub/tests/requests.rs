@@ -205,6 +205,30 @@ fn who_joins_may_ask_who_is_there_and_is_among_them() {
 }
 
 #[test]
+fn members_of_an_apps_own_are_no_question_of_a_kind_and_nothing_to_who_leaves() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let refused = world.ask(&mut ann, r#"421["join",{"room":"a","members":["x"]}]"#);
+    assert!(refused[0].contains("INVALID_DATA"), "{refused:?}");
+    for own in [r#"["x"]"#, "5", r#""yes""#, "{}"] {
+        let ask = format!(r#"421["join:round",{{"roundId":7,"members":{own}}}]"#);
+        let heard = world.ask(&mut ann, &ask);
+        assert_eq!(heard[1], r#"431[{"ok":true,"room":"round:7"}]"#, "{own}");
+        for (event, name) in [("leave", "room"), ("leave:round", "id")] {
+            world.ask(&mut ann, r#"421["join:round",7]"#);
+            let id = if name == "room" { "round:7" } else { "7" };
+            let ask = format!(r#"421["{event}",{{"{name}":"{id}","members":{own}}}]"#);
+            let heard = world.ask(&mut ann, &ask);
+            let left = [
+                r#"42["room:left",{"room":"round:7"}]"#,
+                r#"431[{"ok":true,"room":"round:7"}]"#,
+            ];
+            assert_eq!(heard, left, "{event} {own}");
+        }
+    }
+}
+
+#[test]
 fn only_who_may_join_hears_who_is_there_and_of_a_users_own_room_the_users_own() {
     let mut world = World::new(config());
     let mut ann = world.socketio("user=ann");

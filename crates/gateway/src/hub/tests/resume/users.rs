@@ -119,6 +119,82 @@ fn a_user_who_does_not_come_back_after_a_restart_goes_offline_once() {
 }
 
 #[test]
+fn restarts_one_after_the_other_give_no_more_time_to_who_does_not_come_back() {
+    for (config, folder, end) in ends("in-a-loop", Announce::Namespace) {
+        let start = |at| World::later(config.clone(), seconds(at));
+        let mut world = start(0);
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        let mut cat = Tracking::new(&mut world, "user=cat");
+        let _bob = Tracking::new(&mut world, "user=bob");
+        world.run(ms(200));
+        end(world, &folder);
+        // Cat has been back, and is away since the end of the third process.
+        for (at, is_back) in [(1, false), (20, true), (30, false), (50, false)] {
+            let mut world = start(at);
+            ann.return_to(&mut world);
+            assert!(ann.recovered, "{at}");
+            if is_back {
+                cat.return_to(&mut world);
+                assert!(cat.recovered);
+            }
+            world.run(ms(200));
+            ann.hear(99);
+            end(world, &folder);
+        }
+        let mut world = start(56);
+        ann.return_to(&mut world);
+        assert!(ann.recovered);
+        world.run(seconds(1));
+        ann.hear(99);
+        let got = ann.got();
+        let went = |got: &[String], user| {
+            let heard = heard(got, user).into_iter();
+            heard.filter(|(is_online, _)| !is_online).count()
+        };
+        assert_eq!((went(&got, "bob"), went(&got, "cat")), (0, 0), "{got:?}");
+        // A stop takes some seconds itself.
+        world.run(seconds(12));
+        ann.hear(99);
+        let got = ann.got();
+        assert_eq!((went(&got, "bob"), went(&got, "cat")), (1, 0), "{got:?}");
+        world.run(seconds(30));
+        ann.hear(99);
+        let got = ann.got();
+        assert_eq!((went(&got, "bob"), went(&got, "cat")), (0, 1), "{got:?}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+#[test]
+fn who_had_gone_before_a_stop_is_online_for_the_grace_alone() {
+    let [_, (config, folder, end)] = ends("in-a-grace", Announce::Namespace);
+    let config = Config {
+        offline_grace: seconds(20),
+        ..config
+    };
+    let mut world = World::new(config.clone());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    let mut bob = Tracking::new(&mut world, "user=bob");
+    world.run(ms(200));
+    bob.is_cut(&mut world);
+    world.run(seconds(5));
+    ann.hear(99);
+    ann.got();
+    end(world, &folder);
+
+    let mut world = World::later(config, seconds(6));
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    world.run(seconds(10));
+    ann.hear(99);
+    assert_eq!(heard(&ann.got(), "bob"), []);
+    world.run(seconds(10));
+    ann.hear(99);
+    assert_eq!(heard(&ann.got(), "bob").len(), 1);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn a_live_client_that_comes_back_after_a_restart_hears_who_did_not() {
     for (config, folder, end) in ends("absent-live", Announce::Namespace) {
         let mut world = World::new(config.clone());
