@@ -155,10 +155,11 @@ impl Watches {
     }
 
     /// Whether an answer is stale that says what was so at this time, Unix milliseconds, whatever
-    /// is believed of it.
+    /// is believed of it. 0: this node has just joined and read no change yet; its answers are what
+    /// it has looked up.
     pub(crate) fn is_old(&self, as_of: u64) -> bool {
         let age = self.unix_millis().saturating_sub(as_of);
-        age > MAX_AGE.as_millis() as u64
+        as_of > 0 && age > MAX_AGE.as_millis() as u64
     }
 
     /// Whether nothing is watched or told to other nodes, how many rooms are followed, and whether

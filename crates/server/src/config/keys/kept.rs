@@ -144,8 +144,8 @@ pub(super) const KEYS: &[Key] = &[
         "\"off\"",
         "a file that is written to as events are kept and sockets come and go: after `kill -9` \
          the next process goes on with it, and clients lose nothing. It is as secret as the \
-         messages, grows to 128 MB, and is worth nothing after a restart of the machine. With it \
-         no `heartline.resume` is left",
+         messages, grows to 128 MB (more where connections and rooms alone are 32 MB), and is \
+         worth nothing after a restart of the machine. With it no `heartline.resume` is left",
         |s, v| Ok(s.gateway.recovery.journal = optional(v, |v| Ok(PathBuf::from(text(v)?)))?),
     ),
     node(
