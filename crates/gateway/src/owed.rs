@@ -328,13 +328,27 @@ impl Owed {
         }
     }
 
-    /// The store has answered: those of its messages that the room has been owed for long enough.
-    /// They are owed anew from now on, should they not come.
-    pub(crate) fn owed(&self, place: &Place, part: &History, now: Micros) -> Vec<StoredMessage> {
+    /// The store has answered what it was asked [`from`](Self::from): those of its messages that the
+    /// room has been owed for long enough. They are owed anew from now on, should they not come.
+    pub(crate) fn owed(
+        &self,
+        place: &Place,
+        (from, part): (Start, &History),
+        now: Micros,
+    ) -> Vec<StoredMessage> {
         let mut known = self.known();
         let Some(room) = known.rooms.get_mut(place) else {
             return Vec::new();
         };
+        // What came since the question is no part of the answer.
+        let asked = match from {
+            Start::After(told) => Some(told),
+            _ => None,
+        };
+        if asked.is_none() && room.told.is_some() {
+            room.asks_at = Some(now);
+            return Vec::new();
+        }
         room.asks_at = None;
         let last = part.messages.last();
         let is_news = last.is_some_and(|last| last.created_at >= room.since);
@@ -342,7 +356,7 @@ impl Owed {
             room.asks_at = Some(now);
             return Vec::new();
         }
-        if room.told.is_some_and(|told| part.head < told) {
+        if asked.is_some_and(|told| part.head < told) {
             // It is an older store: its numbers come again, and are others.
             room.told = None;
             room.ahead.clear();
@@ -436,13 +450,42 @@ mod tests {
         owed
     }
 
+    /// The store is asked, and has answered.
+    fn answered(owed: &Owed, part: &History, now: Micros) -> Vec<StoredMessage> {
+        let (from, _) = owed.from(&place());
+        owed.owed(&place(), (from, part), now)
+    }
+
+    #[test]
+    fn what_comes_while_the_store_is_asked_is_no_part_of_its_answer() {
+        let owed = heard(&[1, 2]);
+        owed.doubt(at(11));
+        let (from, _) = owed.from(&place());
+        owed.heard(place, 3, at(11));
+        assert!(owed.owed(&place(), (from, &part(2..=2)), at(11)).is_empty());
+        owed.heard(place, 4, at(12));
+        assert!(owed.is_told(place, 3) && owed.due(at(99)).is_empty());
+        // A room that had heard of nothing when the store was asked for the last one.
+        let owed = Owed::new(true, None);
+        owed.doubt(at(1));
+        owed.opened(place, at(1), 1_000);
+        let (from, _) = owed.from(&place());
+        owed.had(&place(), &[55], at(2));
+        assert!(
+            owed.owed(&place(), (from, &part(58..=58)), at(2))
+                .is_empty()
+        );
+        assert_eq!(owed.due(at(2)), [place()]);
+        assert_eq!(owed.from(&place()), (Start::After(55), MAX_PART));
+    }
+
     #[test]
     fn a_hole_is_owed_when_it_has_not_been_filled_for_long_enough() {
         let owed = heard(&[1, 2, 5]);
         assert!(owed.due(at(14)).is_empty());
         assert_eq!(owed.due(at(15)), [place()]);
         assert_eq!(owed.from(&place()), (Start::After(2), MAX_PART));
-        let told = owed.owed(&place(), &part(3..=5), at(15));
+        let told = answered(&owed, &part(3..=5), at(15));
         assert_eq!(offsets(&told), [3, 4]);
         // It is not told again at once, nor once it has come.
         assert!(owed.due(at(16)).is_empty());
@@ -457,10 +500,10 @@ mod tests {
         let owed = heard(&[1]);
         owed.doubt(at(20));
         assert_eq!(owed.due(at(20)), [place()]);
-        assert!(owed.owed(&place(), &part(2..=3), at(20)).is_empty());
+        assert!(answered(&owed, &part(2..=3), at(20)).is_empty());
         owed.heard(place, 2, at(21));
         assert!(owed.due(at(24)).is_empty());
-        let told = owed.owed(&place(), &part(3..=4), at(25));
+        let told = answered(&owed, &part(3..=4), at(25));
         // The fourth was not known then.
         assert_eq!(offsets(&told), [3]);
     }
@@ -471,7 +514,7 @@ mod tests {
         owed.opened(place, at(1), 20_000);
         owed.doubt(at(2));
         assert_eq!(owed.from(&place()), (Start::End, 1));
-        assert!(owed.owed(&place(), &part(3..=3), at(2)).is_empty());
+        assert!(answered(&owed, &part(3..=3), at(2)).is_empty());
         assert!(owed.due(at(99)).is_empty());
         // If it was silent then, nobody has heard of it.
         let owed = Owed::new(true, None);
@@ -480,11 +523,11 @@ mod tests {
         // It is not twice as long if it opens in two namespaces.
         owed.was_silent(&place(), at(1), Duration::from_secs(60));
         owed.doubt(at(2));
-        assert!(owed.owed(&place(), &part(3..=3), at(2)).is_empty());
+        assert!(answered(&owed, &part(3..=3), at(2)).is_empty());
         assert_eq!(owed.due(at(2)), [place()]);
         assert_eq!(owed.from(&place()), (Start::End, PART));
-        assert!(owed.owed(&place(), &part(1..=3), at(2)).is_empty());
-        let told = owed.owed(&place(), &part(1..=3), at(8));
+        assert!(answered(&owed, &part(1..=3), at(2)).is_empty());
+        let told = answered(&owed, &part(1..=3), at(8));
         assert_eq!(offsets(&told), [1, 2, 3]);
     }
 
@@ -499,7 +542,7 @@ mod tests {
             complete: false,
             ..part(5..=5)
         };
-        assert!(owed.owed(&place(), &part, at(15)).is_empty());
+        assert!(answered(&owed, &part, at(15)).is_empty());
         assert!(owed.due(at(99)).is_empty());
     }
 
@@ -524,8 +567,8 @@ mod tests {
         owed.opened(place, at(1), 20_000);
         owed.had(&place(), &[55, 54], at(2));
         assert_eq!(owed.from(&place()), (Start::After(55), MAX_PART));
-        assert!(owed.owed(&place(), &part(56..=56), at(3)).is_empty());
-        let told = owed.owed(&place(), &part(56..=56), at(8));
+        assert!(answered(&owed, &part(56..=56), at(3)).is_empty());
+        let told = answered(&owed, &part(56..=56), at(8));
         assert_eq!(offsets(&told), [56]);
     }
 
@@ -535,7 +578,7 @@ mod tests {
         owed.ask_later(&place(), at(15));
         assert!(owed.due(at(19)).is_empty());
         assert_eq!(owed.due(at(20)), [place()]);
-        assert!(owed.owed(&place(), &part(1..=2), at(20)).is_empty());
+        assert!(answered(&owed, &part(1..=2), at(20)).is_empty());
         assert!(owed.due(at(99)).is_empty());
         assert!(!owed.is_told(place, 3));
         owed.heard(place, 3, at(21));

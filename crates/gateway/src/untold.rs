@@ -117,7 +117,7 @@ async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> 
         bytes: PART_BYTES,
     });
     let part = part.await?;
-    let messages = fanout.owed.owed(place, &part, fanout.clock.now());
+    let messages = fanout.owed.owed(place, (from, &part), fanout.clock.now());
     if messages.is_empty() {
         return Ok(());
     }
