@@ -495,22 +495,36 @@ impl Engine {
         };
         let is_second = out.holds_any();
         push(out);
-        writes.push(slot, waits, place);
+        // Who takes no more stands in line again when the poller says that it does.
+        if !out.blocked {
+            writes.push(slot, waits, place);
+        }
         // One message may always wait, however large; a second one over the
         // bound may mean that the peer does not keep up.
-        let waiting = out.waiting();
-        let bound = self.settings.send_buffer;
-        if is_second && waiting > bound {
+        if is_second && out.waiting() > self.settings.send_buffer {
+            self.judge(slot);
+        }
+    }
+
+    /// Ends a connection for which more waits than may, unless its peer takes it. One that takes
+    /// no more is asked again only before it would be ended: that it takes more by now may not
+    /// have been heard yet.
+    fn judge(&mut self, slot: Slot) {
+        let (bound, now) = (self.settings.send_buffer, self.now);
+        let is_over = move |conn: &Conn| match (&conn.transport, &conn.out) {
+            (_, None) => false,
+            (Transport::WebSocket(_), Some(out)) => out.is_over(bound, now),
+            (Transport::Polling(_), Some(out)) => out.waiting() > bound,
+        };
+        let is_blocked = |conn: &Conn| conn.out.as_ref().is_some_and(|out| out.blocked);
+        if self
+            .conn(slot)
+            .is_some_and(|conn| !is_blocked(conn) || is_over(conn))
+        {
             self.flush(slot);
-            let now = self.now;
-            let is_over = |conn: &Conn| match (&conn.transport, &conn.out) {
-                (_, None) => false,
-                (Transport::WebSocket(_), Some(out)) => out.is_over(bound, now),
-                (Transport::Polling(_), Some(out)) => out.waiting() > bound,
-            };
-            if self.conn(slot).is_some_and(is_over) {
-                self.close(slot, Reason::SlowConsumer);
-            }
+        }
+        if self.conn(slot).is_some_and(is_over) {
+            self.close(slot, Reason::SlowConsumer);
         }
     }
 

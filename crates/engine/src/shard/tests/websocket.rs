@@ -370,6 +370,60 @@ fn a_slow_consumer_is_told_so_behind_a_whole_frame() {
 }
 
 #[test]
+fn who_takes_no_more_is_not_asked_again_before_the_poller_says_that_they_do() {
+    // Over the bound, and far from it.
+    for send_buffer in [100_000, 1_000_000] {
+        let mut harness = harness(Settings {
+            send_buffer,
+            ..settings()
+        });
+        let (slot, mut peer) = harness.join(Opening {
+            kernel_buffer: Some(4096),
+            ..Opening::plain()
+        });
+        let long = "x".repeat(30_000);
+        for _ in 0..5 {
+            say(harness.engine(), slot, &long);
+            harness.settle();
+        }
+        let mut told = peer.read();
+        let before = peer.chunks();
+        for _ in 0..3 {
+            say(harness.engine(), slot, &long);
+            publish(harness.engine(), &[slot], &long);
+            let now = harness.now();
+            harness.turn_told(std::iter::empty(), now);
+            assert!(peer.read().is_empty());
+        }
+        assert_eq!(peer.chunks(), before);
+        for _ in 0..1000 {
+            harness.settle();
+            told.extend(peer.read());
+        }
+        assert!(told == vec![Told::Text(long); 11]);
+        assert!(harness.closed().is_empty());
+    }
+}
+
+#[test]
+fn who_takes_more_of_which_the_poller_has_not_told_yet_is_no_slow_consumer() {
+    let mut harness = harness(Settings {
+        send_buffer: 100_000,
+        ..settings()
+    });
+    let (slot, mut peer) = harness.join(Opening::plain());
+    for _ in 0..2 {
+        say(harness.engine(), slot, &"x".repeat(200_000));
+    }
+    for _ in 0..20 {
+        peer.read();
+        say(harness.engine(), slot, &"x".repeat(100_000));
+    }
+    harness.settle();
+    assert!(harness.closed().is_empty());
+}
+
+#[test]
 fn a_slow_consumer_who_reads_nothing_more_is_gone_after_fifteen_seconds() {
     let mut harness = harness(Settings {
         send_buffer: 100_000,
