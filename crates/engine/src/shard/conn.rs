@@ -152,6 +152,9 @@ pub(crate) struct Slab {
     conns: Vec<Option<Conn>>,
     generations: Vec<u32>,
     free: Vec<Slot>,
+    /// Free as well, but the lists of the turn (what the poller tells, whose deadlines are in
+    /// doubt) may still name them for who was there.
+    freed: Vec<Slot>,
 }
 
 impl Slab {
@@ -172,7 +175,12 @@ impl Slab {
 
     /// Gives back a slot that was taken for nobody in the end.
     pub(crate) fn give_back(&mut self, slot: Slot) {
-        self.free.push(slot);
+        self.freed.push(slot);
+    }
+
+    /// What the poller has told of is heard: slots that were freed by now can be used again.
+    pub(crate) fn use_again(&mut self) {
+        self.free.append(&mut self.freed);
     }
 
     pub(crate) fn put(&mut self, slot: Slot, conn: Conn) {
@@ -182,7 +190,7 @@ impl Slab {
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Conn> {
         let conn = self.conns.get_mut(slot.index())?.take()?;
         self.generations[slot.index()] = self.generations[slot.index()].wrapping_add(1);
-        self.free.push(slot);
+        self.freed.push(slot);
         Some(conn)
     }
 
@@ -195,7 +203,7 @@ impl Slab {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.conns.len() - self.free.len()
+        self.conns.len() - self.free.len() - self.freed.len()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {

@@ -94,6 +94,7 @@ impl<A: App> Shard<A> {
         let had_line = self.engine.writes.many() > 0;
         self.engine.begin_turn(now);
         self.hear(events, asked);
+        self.engine.conns.use_again();
         self.fire();
         self.work_off()?;
         self.app.turn(&mut self.engine);

@@ -1,5 +1,6 @@
 //! Newcomers: real sockets, and an HTTP side that notes what it is given.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -108,6 +109,30 @@ fn turn_until(
     while !is_so(harness) {
         assert!(Instant::now() < end);
         harness.turn();
+    }
+}
+
+/// Asks the poller until it tells something that `is_it`; the shard hears nothing of all that.
+fn tells_until(harness: &mut Harness<Recorder>, mut is_it: impl FnMut(&Readiness) -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !harness.told().iter().any(&mut is_it) {
+        assert!(Instant::now() < end);
+    }
+}
+
+/// Whom another shard has accepted.
+fn arrival(
+    harness: &Harness<Recorder>,
+    doorman: &Arc<Notes>,
+    (tcp, peer): (TcpStream, SocketAddr),
+) -> Arrival {
+    tcp.set_nonblocking(true).unwrap();
+    Arrival {
+        tcp: mio::net::TcpStream::from_std(tcp),
+        peer: peer.ip(),
+        inside: doorman.door.enter(peer.ip(), 10, &[]).ok().unwrap(),
+        doorman: doorman.clone(),
+        until: harness.now() + HEADER_TIMEOUT,
     }
 }
 
@@ -316,6 +341,75 @@ fn who_speaks_in_time_is_heard_although_there_is_no_time_for_them() {
 }
 
 #[test]
+fn what_the_poller_tells_of_one_newcomer_is_not_taken_for_the_next_in_the_same_place() {
+    let (mut harness, address, doorman) = listening();
+    harness.app().impatient = true;
+    let many = NEWCOMERS + 1;
+    let mut clients: Vec<_> = (0..many).map(|_| connect(address)).collect();
+    turn_until(&mut harness, |_| doorman.door.total() == many);
+    for client in &mut clients {
+        client.write_all(b"POST").unwrap();
+    }
+    let mut speaking = HashSet::new();
+    tells_until(&mut harness, |event| {
+        speaking.extend(Some(event.token).filter(|_| event.readable));
+        speaking.len() == many
+    });
+    let of = |token, ended| Readiness {
+        token,
+        readable: true,
+        writable: false,
+        ended,
+    };
+    // For the last there is no time in this turn.
+    let all = (0..many).map(|slot| of(slot, false));
+    harness.turn_told(all, harness.now());
+    assert_eq!(doorman.given.lock().unwrap().len(), NEWCOMERS);
+    let mut next = connect(address);
+    tells_until(&mut harness, |event| event.token == LISTENER | 7);
+    // Of whom the next turn begins with them, and is told that they are gone.
+    let told = [of(LISTENER | 7, false), of(NEWCOMERS, true)];
+    harness.turn_told(told.into_iter(), harness.now());
+    assert_eq!(doorman.given.lock().unwrap().len(), many);
+    let mut said = REQUEST.to_vec();
+    ws::push_masked_frame(OpCode::Text, b"pause", [1, 2, 3, 4], &mut said);
+    next.write_all(&said).unwrap();
+    turn_until(&mut harness, |harness| !harness.app().heard.is_empty());
+    harness.settle();
+    assert_eq!(harness.closed(), []);
+}
+
+#[test]
+fn whose_silence_is_in_doubt_leaves_nothing_of_that_to_a_newcomer_in_the_same_place() {
+    let (mut harness, _, doorman) = listening();
+    let (slot, peer) = harness.join(Opening::plain());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut client = connect(listener.local_addr().unwrap());
+    let (tcp, from) = listener.accept().unwrap();
+    harness.run(seconds(44) + ms(990));
+    // Their time is over, and what they have said by now has not been heard. They go meanwhile,
+    // and another comes.
+    let arrival = arrival(&harness, &doorman, (tcp, from));
+    let handle = harness.handle();
+    harness.post_order(move |engine, _| {
+        drop(peer);
+        for _ in 0..2 {
+            say(engine, slot, &"x".repeat(1_000_000));
+        }
+        handle.hand_on(arrival);
+    });
+    harness.turn_after(ms(30));
+    assert_eq!(harness.closed().len(), 1);
+    harness.turn();
+    assert_eq!(doorman.door.total(), 1);
+    client.write_all(&asks_and_says_hello()).unwrap();
+    turn_until(&mut harness, |harness| !harness.app().heard.is_empty());
+    harness.settle();
+    hears(&mut client, ANSWER);
+    hears(&mut client, b"\x81\x05hello");
+}
+
+#[test]
 fn who_has_not_asked_yet_counts_where_newcomers_are_spread() {
     let (mut harness, address, doorman) = listening();
     let _clients = [connect(address), connect(address), connect(address)];
@@ -344,15 +438,7 @@ fn who_is_handed_on_counts_before_the_other_shard_has_seen_them() {
     let (mut harness, _, doorman) = listening();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let client = connect(listener.local_addr().unwrap());
-    let (tcp, peer) = listener.accept().unwrap();
-    tcp.set_nonblocking(true).unwrap();
-    let arrival = Arrival {
-        tcp: mio::net::TcpStream::from_std(tcp),
-        peer: peer.ip(),
-        inside: doorman.door.enter(peer.ip(), 10, &[]).ok().unwrap(),
-        doorman: doorman.clone(),
-        until: harness.now() + HEADER_TIMEOUT,
-    };
+    let arrival = arrival(&harness, &doorman, listener.accept().unwrap());
     let handle = harness.handle();
     handle.hand_on(arrival);
     assert_eq!(handle.connections(), 1);
