@@ -38,7 +38,8 @@ pub trait App: Send + 'static {
     /// What was sent before this moment has come. Told once for each
     /// [`Engine::want_receipt`], and to nobody else.
     fn received(&mut self, _engine: &mut Engine, _slot: Slot, _before: Micros) {}
-    /// A polling session travels over WebSocket from now on.
+    /// A polling session travels over WebSocket from now on; told before [`closed`](Self::closed)
+    /// or not at all.
     fn upgraded(&mut self, _engine: &mut Engine, _slot: Slot) {}
     /// The deadline set with [`Engine::set_app_deadline`] has come.
     fn deadline(&mut self, engine: &mut Engine, slot: Slot);

@@ -94,10 +94,12 @@ impl<A: App> Shard<A> {
         self.read_buffer = buffer;
     }
 
+    /// What wants to take over from a session, unless that has ended in the meantime.
     fn probe(&mut self, slot: Slot) -> Option<&mut Probe> {
-        match &mut self.engine.conns.get_mut(slot)?.transport {
-            Transport::Polling(polling) => polling.probe.as_deref_mut(),
-            Transport::WebSocket(_) => None,
+        let conn = self.engine.conns.get_mut(slot)?;
+        match &mut conn.transport {
+            Transport::Polling(polling) if !conn.gone => polling.probe.as_deref_mut(),
+            Transport::Polling(_) | Transport::WebSocket(_) => None,
         }
     }
 
@@ -212,16 +214,21 @@ impl<A: App> Shard<A> {
         );
         conn.transport = Transport::WebSocket(websocket);
         conn.guard.set_polling(false);
+        conn.last_seen = self.engine.now;
+        let (phase, told) = (conn.phase, conn.told);
+        if let Phase::Closing(_) = phase {
+            conn.close_deadline = self.engine.now + CLOSE_WAIT;
+        }
+        // When the application hears of the end, it asks how the connection travels.
+        if !told {
+            self.app.upgraded(&mut self.engine, slot);
+        }
         if registered.is_err() {
             self.engine.lost(slot, Reason::TransportError);
             return;
         }
-        conn.last_seen = self.engine.now;
-        if let Phase::Closing(reason) = conn.phase {
-            conn.close_deadline = self.engine.now + CLOSE_WAIT;
+        if let Phase::Closing(reason) = phase {
             self.engine.append_close(slot, reason.close_code(), "");
-        } else {
-            self.app.upgraded(&mut self.engine, slot);
         }
         self.engine.flush(slot);
         self.engine.rearm(slot);

@@ -20,6 +20,7 @@ use heartline_wire::ws::{self, OpCode};
 
 use crate::app::{App, Data};
 use crate::harness::{Answer, Harness, Opening, Peer, Told, settings};
+use crate::shard::conn::TransportName;
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::frames::Frames;
 use crate::shard::request::{Handshake, Protocol};
@@ -34,6 +35,8 @@ struct Recorder {
     opened: Vec<Slot>,
     heard: Vec<String>,
     closed: Vec<(Slot, Reason)>,
+    /// How those who have ended travelled then.
+    travelled: Vec<TransportName>,
     upgraded: Vec<Slot>,
     /// Deadlines of its own that have come, and when.
     due: Vec<(Slot, Micros)>,
@@ -73,8 +76,9 @@ impl App for Recorder {
         self.heard.push(text);
     }
 
-    fn closed(&mut self, _: &mut Engine, slot: Slot, reason: Reason) {
+    fn closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason) {
         self.closed.push((slot, reason));
+        self.travelled.extend(engine.transport_name(slot));
     }
 
     fn hears_out(&self, _: Slot) -> bool {

@@ -211,6 +211,46 @@ fn who_is_closed_during_an_upgrade_hears_the_last_of_it_on_the_websocket() {
 }
 
 #[test]
+fn who_is_closed_in_the_moment_of_an_upgrade_ends_as_a_websocket_of_which_the_app_was_told() {
+    let Changing {
+        mut harness,
+        slot,
+        mut peer,
+        ..
+    } = probed();
+    harness.engine().close(slot, Reason::Kicked);
+    peer.text("5");
+    harness.settle();
+    assert_eq!(peer.read(), [Told::Close(4403)]);
+    assert_eq!(harness.closed(), [(slot, Reason::Kicked)]);
+    assert_eq!(harness.app().upgraded, [slot]);
+    assert_eq!(harness.app().travelled, [TransportName::WebSocket]);
+}
+
+#[test]
+fn a_session_that_has_ended_is_upgraded_no_more() {
+    let mut harness = harness(settings());
+    let session = harness.polling();
+    let slot = harness.app().opened[0];
+    let get = harness.get(session);
+    let mut peer = harness.upgrade(session, Opening::engineio());
+    harness.settle();
+    // It ends in the turn's last part: the app hears of that in the next.
+    drop(get);
+    say(harness.engine(), slot, "hello");
+    harness.turn();
+    assert_eq!(harness.closed(), []);
+    peer.text("2probe");
+    peer.text("5");
+    harness.settle();
+    assert_eq!(peer.read(), [Told::End]);
+    assert_eq!(harness.closed(), [(slot, Reason::TransportClosed)]);
+    assert_eq!(harness.app().travelled, [TransportName::Polling]);
+    assert_eq!(harness.app().upgraded, []);
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
 fn who_is_closed_during_an_upgrade_has_five_seconds_to_answer_on_the_websocket() {
     let Changing {
         mut harness,
