@@ -41,7 +41,8 @@ pub struct Config {
     /// is in no namespace yet may send 65 536 bytes.
     pub max_payload: usize,
     /// Smallest message that is compressed, bytes, where the client offers
-    /// permessage-deflate (RFC 7692); `None` to decline every offer.
+    /// permessage-deflate (RFC 7692); `None` to decline every offer. One of more than 64 KiB
+    /// goes as it is.
     pub compression: Option<usize>,
     /// Smallest response to a polling request that is compressed, bytes, where the client
     /// accepts gzip or deflate; `None` to compress none.

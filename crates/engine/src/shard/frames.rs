@@ -7,6 +7,10 @@ use heartline_wire::ws::OpCode;
 use heartline_wire::ws::deflate::{DEFAULT_WINDOW_BITS, Deflater};
 use heartline_wire::{engineio, ws};
 
+/// Largest payload that is compressed, bytes: that takes a shard's thread less than a millisecond,
+/// for which everybody else of the shard waits.
+const COMPRESS_AT_MOST: usize = 64 << 10;
+
 /// What becomes of a connection's data frames before they leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -46,20 +50,26 @@ impl Window {
     }
 }
 
-/// Whole WebSocket frames, and the same compressed once somebody wants it so.
+/// Whole WebSocket frames, and the same in other framings once somebody wants them so.
 #[derive(Debug)]
 pub struct Frames {
     plain: Bytes,
+    others: OnceLock<Box<Others>>,
+}
+
+/// What most frames are never made into.
+#[derive(Debug, Default)]
+struct Others {
     deflated: OnceLock<Bytes>,
     narrow: OnceLock<Bytes>,
+    base64: OnceLock<Bytes>,
 }
 
 impl From<Vec<u8>> for Frames {
     fn from(frames: Vec<u8>) -> Self {
         Frames {
             plain: frames.into(),
-            deflated: OnceLock::new(),
-            narrow: OnceLock::new(),
+            others: OnceLock::new(),
         }
     }
 }
@@ -98,23 +108,38 @@ impl Framer {
         out
     }
 
-    /// Shared frames in `framing`: compressed once for all who use the usual window, and once
-    /// for all others.
+    /// Shared frames in `framing`, made once: for all who want base64, for all who use the usual
+    /// window, and for all who use a smaller one.
     pub(crate) fn shared(&mut self, frames: &Frames, framing: Framing) -> Bytes {
-        match framing {
-            Framing::Plain => frames.plain.clone(),
-            // No frame in there is larger than all of them.
-            Framing::Deflated(_) if frames.plain.len() < self.threshold => frames.plain.clone(),
-            Framing::Deflated(Window::Usual) => frames
-                .deflated
-                .get_or_init(|| self.framing(&frames.plain, framing).into())
-                .clone(),
-            Framing::Deflated(Window::Narrow) => frames
-                .narrow
-                .get_or_init(|| self.framing(&frames.plain, framing).into())
-                .clone(),
-            Framing::Base64 => self.framing(&frames.plain, framing).into(),
+        if !self.alters(&frames.plain, framing) {
+            return frames.plain.clone();
         }
+        let others = frames.others.get_or_init(Box::default);
+        let made = match framing {
+            Framing::Plain => return frames.plain.clone(),
+            Framing::Deflated(Window::Usual) => &others.deflated,
+            Framing::Deflated(Window::Narrow) => &others.narrow,
+            Framing::Base64 => &others.base64,
+        };
+        let make = || self.framing(&frames.plain, framing).into();
+        made.get_or_init(make).clone()
+    }
+
+    /// Whether any of the frames is another one in `framing`.
+    fn alters(&self, frames: &[u8], framing: Framing) -> bool {
+        let mut alters = false;
+        each_frame(frames, |binary, payload| {
+            alters |= match framing {
+                Framing::Plain => false,
+                Framing::Base64 => binary,
+                Framing::Deflated(_) => self.compresses(payload),
+            }
+        });
+        alters
+    }
+
+    fn compresses(&self, payload: &[u8]) -> bool {
+        (self.threshold..=COMPRESS_AT_MOST).contains(&payload.len())
     }
 
     fn deflate(&mut self, frames: &[u8], window: Window, out: &mut Vec<u8>) {
@@ -127,13 +152,12 @@ impl Framer {
             self.deflaters.push(Deflater::new(bits));
             self.deflaters.len() - 1
         });
-        let deflater = &mut self.deflaters[index];
         each_frame(frames, |binary, payload| {
             let opcode = if binary { OpCode::Binary } else { OpCode::Text };
-            if payload.len() >= self.threshold {
-                deflater.push_frame(opcode, payload, out);
+            if self.compresses(payload) {
+                self.deflaters[index].push_frame(opcode, payload, out);
             } else {
-                heartline_wire::ws::push_frame(opcode, payload, out);
+                ws::push_frame(opcode, payload, out);
             }
         });
     }
@@ -232,6 +256,39 @@ mod tests {
             assert_eq!(first.as_ptr(), sent.as_ptr(), "{bits} bits");
         }
         assert_eq!(shaper.deflaters.len(), 1);
+    }
+
+    #[test]
+    fn binary_is_made_base64_once_for_all_who_ask_for_that() {
+        let mut shaper = Framer::new(usize::MAX);
+        let base64 = framing(true, None);
+        let mut binary = Vec::new();
+        push_frame(OpCode::Binary, &[7; 3000], &mut binary);
+        let binary = Frames::from(binary);
+        let first = shaper.shared(&binary, base64);
+        assert_eq!(first[0], 0x81);
+        assert_eq!(first.as_ptr(), shaper.shared(&binary, base64).as_ptr());
+        // Text is the same for them as for everybody.
+        let text = frames(b"hello");
+        assert_eq!(shaper.shared(&text, base64).as_ptr(), text.plain().as_ptr());
+    }
+
+    #[test]
+    fn what_takes_a_shard_long_to_compress_is_shared_as_it_is() {
+        let mut shaper = Framer::new(100);
+        let deflated = framing(false, Some(15));
+        for (length, is_compressed) in [(COMPRESS_AT_MOST, true), (COMPRESS_AT_MOST + 1, false)] {
+            let large = frames(&vec![b'x'; length]);
+            let sent = shaper.shared(&large, deflated);
+            assert_eq!(sent.len() < 1000, is_compressed);
+            assert_eq!(sent.as_ptr() == large.plain().as_ptr(), !is_compressed);
+        }
+        // Beside others, which are.
+        let mut both = Vec::new();
+        push_frame(OpCode::Text, &vec![b'x'; COMPRESS_AT_MOST + 1], &mut both);
+        push_frame(OpCode::Text, &[b'x'; 1000], &mut both);
+        let sent = shaper.shared(&Frames::from(both), deflated);
+        assert!((COMPRESS_AT_MOST..COMPRESS_AT_MOST + 100).contains(&sent.len()));
     }
 
     #[test]

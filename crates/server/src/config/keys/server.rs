@@ -132,7 +132,7 @@ pub(super) const KEYS: &[Key] = &[
     node(
         "server.compression",
         "\"off\"",
-        "smallest message that is compressed, for example `\"1KB\"`, where a client offers permessage-deflate; `off` declines it",
+        "smallest message that is compressed, for example `\"1KB\"`, where a client offers permessage-deflate; one of more than 64 KiB goes as it is; `off` declines it",
         |s, v| Ok(s.gateway.compression = optional(v, size)?),
     ),
     node(
