@@ -16,8 +16,16 @@ pub const DEFAULT_WINDOW_BITS: u8 = 15;
 const LEVEL: Compression = Compression::new(3);
 /// What a flushed block ends with; it does not travel (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// Bytes inflated in one step.
+/// Bytes inflated in one step, and bytes that one step is given.
 const STEP: usize = 16 * 1024;
+/// How often a message may end its stream and begin another: once for each piece that its sender
+/// has compressed by itself. Each costs a microsecond, for two bytes.
+const MAX_ENDS: usize = 64;
+/// Bytes of a message that may stand for nothing at all,
+const MAX_VAIN: usize = 64 * 1024;
+/// and for each byte that it inflates to: a sender who flushes behind every byte and does not
+/// compress needs eleven. More is made to cost time alone.
+const MAX_FOR_ONE: usize = 16;
 
 /// What both sides have agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,35 +185,59 @@ impl Inflater {
     /// # Errors
     ///
     /// [`Error::TooBig`] as soon as `out` would be longer than `max` bytes;
-    /// [`Error::Protocol`] if this is no compressed data.
+    /// [`Error::Protocol`] if this is no compressed data, or as soon as far more of it has come
+    /// than any sender needs for what it inflates to.
     pub fn inflate(&mut self, payload: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), Error> {
         self.decompress.reset(false);
+        let before = out.len();
+        let (mut taken, mut ends) = (0, 0);
         let mut step = [0; STEP];
-        for mut rest in [payload, &TAIL[..]] {
-            loop {
-                let (taken, given) = (self.decompress.total_in(), self.decompress.total_out());
-                let status = self
-                    .decompress
-                    .decompress(rest, &mut step, FlushDecompress::Sync)
-                    .map_err(|_| Error::Protocol("this is no compressed message"))?;
-                rest = &rest[(self.decompress.total_in() - taken) as usize..];
-                let length = (self.decompress.total_out() - given) as usize;
-                if out.len() + length > max {
-                    return Err(Error::TooBig);
-                }
-                out.extend_from_slice(&step[..length]);
-                match status {
-                    // The sender ended its stream; another may follow (§7.2.3.4).
-                    Status::StreamEnd => self.decompress.reset(false),
-                    _ if length == STEP => continue,
-                    _ => {}
-                }
-                if rest.is_empty() || (status != Status::StreamEnd && length == 0) {
-                    break;
-                }
+        for part in payload.chunks(STEP).chain([&TAIL[..]]) {
+            self.inflate_part(part, &mut step, max, out, &mut ends)?;
+            taken += part.len();
+            if taken > MAX_VAIN + MAX_FOR_ONE * (out.len() - before) {
+                return Err(Error::Protocol("a compressed message stands for nothing"));
             }
         }
         Ok(())
+    }
+
+    fn inflate_part(
+        &mut self,
+        mut rest: &[u8],
+        step: &mut [u8; STEP],
+        max: usize,
+        out: &mut Vec<u8>,
+        ends: &mut usize,
+    ) -> Result<(), Error> {
+        loop {
+            let (taken, given) = (self.decompress.total_in(), self.decompress.total_out());
+            let status = self
+                .decompress
+                .decompress(rest, step, FlushDecompress::Sync)
+                .map_err(|_| Error::Protocol("this is no compressed message"))?;
+            rest = &rest[(self.decompress.total_in() - taken) as usize..];
+            let length = (self.decompress.total_out() - given) as usize;
+            if out.len() + length > max {
+                return Err(Error::TooBig);
+            }
+            out.extend_from_slice(&step[..length]);
+            match status {
+                // The sender ended its stream; another may follow (§7.2.3.4).
+                Status::StreamEnd if *ends == MAX_ENDS => {
+                    return Err(Error::Protocol("a compressed message ends too often"));
+                }
+                Status::StreamEnd => {
+                    *ends += 1;
+                    self.decompress.reset(false);
+                }
+                _ if length == STEP => continue,
+                _ => {}
+            }
+            if rest.is_empty() || (status != Status::StreamEnd && length == 0) {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -316,6 +348,37 @@ mod tests {
         let result = Inflater::default().inflate(payload, 1_000_000, &mut out);
         assert_eq!(result, Err(Error::TooBig));
         assert!(out.len() <= 1_000_000);
+    }
+
+    #[test]
+    fn what_stands_for_nothing_is_refused_before_it_has_cost_much() {
+        let inflate = |payload: &[u8]| {
+            let mut out = Vec::new();
+            let result = Inflater::default().inflate(payload, 1_000_000, &mut out);
+            result.map(|()| out.len())
+        };
+        // Streams that end at once, and blocks that are stored and empty.
+        for (nothing, some) in [(&[3, 0][..], MAX_ENDS), (&[0, 0, 0, 0xff, 0xff], 10_000)] {
+            assert_eq!(inflate(&nothing.repeat(some)), Ok(0));
+            let result = inflate(&nothing.repeat(1_000_000 / nothing.len()));
+            assert!(matches!(result, Err(Error::Protocol(_))), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_flushed_behind_every_byte_is_no_waste() {
+        let mut payload = Vec::new();
+        let mut stored = Compress::new(Compression::none(), false);
+        for byte in std::iter::repeat_n(b'x', 80_000) {
+            payload.reserve(64);
+            stored
+                .compress_vec(&[byte], &mut payload, FlushCompress::Sync)
+                .unwrap();
+        }
+        assert!(payload.len() > 10 * 80_000, "{}", payload.len());
+        let mut out = Vec::new();
+        let result = Inflater::default().inflate(&payload, 80_000, &mut out);
+        assert_eq!((result, out.len()), (Ok(()), 80_000));
     }
 
     #[test]
