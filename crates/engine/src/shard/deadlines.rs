@@ -154,8 +154,8 @@ impl Engine {
             _ if conn.paused => Micros::ZERO,
             Transport::WebSocket(_) => self.heard_until,
             // HTTP brings what it says at once, unless the whole process stood still: then
-            // HTTP has as much to catch up with.
-            Transport::Polling(_) if late > STOOD_STILL => Micros::ZERO,
+            // HTTP has as much to catch up with. Or the shard has, with what HTTP has brought.
+            Transport::Polling(_) if late > STOOD_STILL || self.is_behind => Micros::ZERO,
             Transport::Polling(_) => now,
         };
         match conn.heartbeat.beat(now, timing, heard) {

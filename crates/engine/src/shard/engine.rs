@@ -105,6 +105,10 @@ pub struct Engine {
     pub(super) inflater: Inflater,
     /// Whether what the mailbox had is being worked off: some of it may not be done yet.
     pub(super) works_off: bool,
+    /// What was sent to connections since the shard has begun to work off what the mailbox had.
+    pub(super) given: usize,
+    /// The last turn has not done all that was asked before it.
+    pub(super) is_behind: bool,
     /// What is counted.
     pub stats: Stats,
 }
@@ -155,6 +159,8 @@ impl Engine {
             shaper: Framer::new(compress_from),
             inflater: Inflater::default(),
             works_off: false,
+            given: 0,
+            is_behind: false,
             stats: Stats::default(),
         }
     }
@@ -385,6 +391,7 @@ impl Engine {
 
     /// Lets `write` append whole WebSocket frames to what leaves next.
     pub fn send_with(&mut self, slot: Slot, write: impl FnOnce(&mut Vec<u8>)) {
+        self.given += 1;
         match self.framing(slot) {
             Framing::Plain => self.enqueue(slot, Waits::Alone, |out| out.append(write)),
             framing => {
@@ -400,6 +407,7 @@ impl Engine {
 
     /// Sends frames that other connections share.
     pub fn send(&mut self, slot: Slot, frames: &Frames) {
+        self.given += 1;
         match self.framing(slot) {
             Framing::Plain => self.enqueue_shared(slot, frames.plain()),
             framing => {
@@ -411,6 +419,7 @@ impl Engine {
 
     /// Sends a publication of which only the newest per key is worth keeping.
     pub fn send_keyed(&mut self, slot: Slot, key: &ConflationKey, frames: &Frames) {
+        self.given += 1;
         match self.framing(slot) {
             Framing::Plain => self.enqueue_keyed(slot, key, frames.plain()),
             framing => {

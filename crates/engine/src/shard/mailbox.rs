@@ -8,6 +8,7 @@
 //! bound is upstream: while any shard's backlog is [`HIGH`], no shard reads from
 //! its connections, so that what clients send waits in their kernels.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,12 +18,44 @@ pub(crate) const HIGH: usize = 16_384;
 
 pub(crate) struct Mailbox<T> {
     items: Mutex<Vec<T>>,
-    /// Weight of what waits.
+    /// Weight of what waits, with what was taken and left for later.
     backlog: AtomicUsize,
     sleeping: AtomicBool,
     waker: mio::Waker,
     /// Connections the shard holds: new ones go where there are fewest.
     pub(crate) load: AtomicUsize,
+}
+
+/// What was taken of a mailbox and is being worked off, in order.
+pub(crate) struct Batch<T> {
+    items: VecDeque<T>,
+    /// How many there were when it was taken, and their weight.
+    count: usize,
+    weight: usize,
+    /// The part of its weight that is in the mailbox's backlog again.
+    left: usize,
+}
+
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Batch {
+            items: VecDeque::new(),
+            count: 0,
+            weight: 0,
+            left: 0,
+        }
+    }
+}
+
+impl<T> Batch<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The next that is to be done.
+    pub(crate) fn next(&mut self) -> Option<T> {
+        self.items.pop_front()
+    }
 }
 
 impl<T> Mailbox<T> {
@@ -68,12 +101,37 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Swaps what has come with `empty`; false if nothing has.
-    pub(crate) fn take(&self, empty: &mut Vec<T>) -> bool {
-        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut *items, empty);
-        self.backlog.store(0, Ordering::Relaxed);
-        !empty.is_empty()
+    /// Takes what has come, with a `batch` that is worked off; false if nothing has. What others
+    /// are about to push may be overlooked, and keeps the shard from sleeping.
+    pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        // Neither way are the items moved.
+        let mut taken = Vec::from(std::mem::take(&mut batch.items));
+        {
+            let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut *items, &mut taken);
+            batch.weight = self.backlog.swap(0, Ordering::Relaxed);
+        }
+        batch.count = taken.len();
+        batch.items = taken.into();
+        true
+    }
+
+    /// Has what is left of `batch` for later count as waiting, and no more of it than that: of its
+    /// weight, the part that it is by number.
+    pub(crate) fn keep(&self, batch: &mut Batch<T>) {
+        let left = match batch.items.len() {
+            0 => 0,
+            items => (batch.weight as u64 * items as u64).div_ceil(batch.count as u64) as usize,
+        };
+        let before = std::mem::replace(&mut batch.left, left);
+        if left > before {
+            self.backlog.fetch_add(left - before, Ordering::Relaxed);
+        } else if before > left {
+            self.backlog.fetch_sub(before - left, Ordering::Relaxed);
+        }
     }
 
     /// Announces that the shard is about to sleep. False: something has come
@@ -110,10 +168,35 @@ mod tests {
             mailbox.push(number);
         }
         assert!(mailbox.is_high());
-        let mut taken = Vec::new();
+        let mut taken = Batch::default();
         assert!(mailbox.take(&mut taken) && !mailbox.is_high() && mailbox.is_empty());
-        assert_eq!(taken.len(), HIGH);
+        assert_eq!(taken.items.len(), HIGH);
+        let mut taken = Batch::default();
+        assert!(!mailbox.take(&mut taken));
         mailbox.push_with(1, HIGH * 1024);
         assert!(mailbox.is_high());
+    }
+
+    #[test]
+    fn what_is_left_of_a_batch_counts_until_it_is_done() {
+        let poll = mio::Poll::new().unwrap();
+        let mailbox = Mailbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        for number in 0..4 {
+            mailbox.push_with(number, HIGH * 1024 / 2);
+        }
+        let mut batch = Batch::default();
+        assert!(mailbox.take(&mut batch) && mailbox.is_empty());
+        for (number, is_high) in [(0, true), (1, true), (2, false)] {
+            assert_eq!(batch.next(), Some(number));
+            mailbox.keep(&mut batch);
+            assert_eq!((mailbox.is_high(), mailbox.is_empty()), (is_high, false));
+        }
+        // What comes meanwhile is what is left when that is done.
+        mailbox.push(4);
+        assert_eq!(batch.next(), Some(3));
+        mailbox.keep(&mut batch);
+        assert!(batch.is_empty() && !mailbox.is_empty());
+        assert!(mailbox.take(&mut batch) && mailbox.is_empty());
+        assert_eq!((batch.next(), batch.next()), (Some(4), None));
     }
 }

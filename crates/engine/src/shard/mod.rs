@@ -37,7 +37,7 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::shard::engine::{Engine, Settings};
-use crate::shard::mailbox::Mailbox;
+use crate::shard::mailbox::{Batch, Mailbox};
 use crate::shard::newcomers::{Arrival, Arrivals, Listening};
 use crate::shard::request::Request;
 use crate::tasks::guarded;
@@ -136,8 +136,10 @@ pub(crate) struct Shard<A: App> {
     pub(crate) inflated_now: usize,
     pub(crate) mailbox: ShardHandle<A::Op>,
     pub(crate) arrivals: Arrivals,
-    /// Kept for its memory: what the mailbox had, being worked off.
-    batch: Vec<ShardMessage<A::Op>>,
+    /// What the mailbox had, being worked off.
+    batch: Batch<ShardMessage<A::Op>>,
+    /// Of those whose peers have ended them, how many are answered when that is done.
+    answered: usize,
 }
 
 impl<A: App> Shard<A> {
@@ -150,7 +152,8 @@ impl<A: App> Shard<A> {
             inflated_now: 0,
             mailbox,
             arrivals: Arrivals::default(),
-            batch: Vec::new(),
+            batch: Batch::default(),
+            answered: 0,
         }
     }
 }

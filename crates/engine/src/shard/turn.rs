@@ -28,6 +28,10 @@ pub(crate) const EVENTS: usize = 1024;
 /// Rounds of mailbox and closures before output leaves; what comes later has
 /// its turn next.
 pub(super) const ROUNDS: usize = 16;
+/// What is sent to connections for the mailbox before output leaves, in messages: they take some
+/// milliseconds. One publication to a large room is as many, and a mailbox has room for sixteen
+/// thousand; what is left is worked off first in the next turn.
+pub(super) const GIVEN_PER_TURN: usize = 65_536;
 /// How long an overloaded gateway's shard sleeps before it looks again.
 const OVERLOAD_PAUSE: Duration = Duration::from_millis(1);
 
@@ -194,42 +198,67 @@ impl<A: App> Shard<A> {
 
     /// Does what others ask, until the mailbox is quiet or has had its share of the turn.
     fn work_off(&mut self) -> ControlFlow<()> {
-        let mut batch = std::mem::take(&mut self.batch);
         self.engine.works_off = true;
-        let mut answered = 0;
+        self.engine.given = 0;
         for _ in 0..ROUNDS {
             let mut quiet = true;
-            // What these said before they ended is answered, or the answers are in the mailbox.
-            answered = self.engine.endings.len();
-            if self.mailbox.0.take(&mut batch) {
+            let was_left = !self.batch.is_empty();
+            if !was_left {
+                // What these said before they ended is answered, or the answers are in the mailbox.
+                self.answered = self.engine.endings.len();
+            }
+            if was_left || self.mailbox.0.take(&mut self.batch) {
                 quiet = false;
-                for message in batch.drain(..) {
-                    match message {
-                        ShardMessage::App(op) => self.app.op(&mut self.engine, op),
-                        ShardMessage::Http(request) => self.request(request),
-                        ShardMessage::Listen(listening) => self.listen(listening),
-                        ShardMessage::ListenNoMore(id, closed) => self.listen_no_more(id, closed),
-                        ShardMessage::Arrived(arrival) => self.arrived(arrival),
-                        ShardMessage::Stop => return ControlFlow::Break(()),
-                    }
-                }
+                self.work_off_batch()?;
             }
             if !self.engine.closed.is_empty() {
                 quiet = false;
                 self.tell_closed();
             }
-            if quiet && answered == 0 {
+            if self.has_given_enough() || (quiet && self.answered == 0) {
                 break;
             }
-            if quiet {
-                self.engine.end_the_ended(std::mem::take(&mut answered));
+            // Whoever needs more than a turn keeps nobody from leaving.
+            if quiet || was_left {
+                self.end_the_answered();
             }
         }
-        // Whoever has a share of each turn keeps nobody from leaving.
-        self.engine.end_the_ended(answered);
-        self.engine.works_off = false;
-        self.batch = batch;
+        // Nor does whoever has a share of each turn.
+        if self.batch.is_empty() {
+            self.end_the_answered();
+        }
+        self.engine.works_off = !self.batch.is_empty();
+        self.engine.is_behind = self.has_given_enough();
         ControlFlow::Continue(())
+    }
+
+    fn work_off_batch(&mut self) -> ControlFlow<()> {
+        while let Some(message) = self.batch.next() {
+            match message {
+                ShardMessage::App(op) => self.app.op(&mut self.engine, op),
+                ShardMessage::Http(request) => self.request(request),
+                ShardMessage::Listen(listening) => self.listen(listening),
+                ShardMessage::ListenNoMore(id, closed) => self.listen_no_more(id, closed),
+                ShardMessage::Arrived(arrival) => self.arrived(arrival),
+                ShardMessage::Stop => return ControlFlow::Break(()),
+            }
+            if self.has_given_enough() {
+                break;
+            }
+        }
+        self.mailbox.0.keep(&mut self.batch);
+        ControlFlow::Continue(())
+    }
+
+    /// Whether connections were sent so much in this turn that it goes on before the mailbox does.
+    fn has_given_enough(&self) -> bool {
+        self.engine.given >= GIVEN_PER_TURN
+    }
+
+    /// Ends those whose peers have ended them, and who have been answered.
+    fn end_the_answered(&mut self) {
+        self.engine
+            .end_the_ended(std::mem::take(&mut self.answered));
     }
 
     /// Writes to a slice of those who have something of their own to write.
@@ -260,7 +289,7 @@ impl<A: App> Shard<A> {
         let unread = !engine.again.is_empty();
         let hears = unread || !engine.doubtful.is_empty();
         let ending = !engine.closed.is_empty() || !engine.endings.is_empty();
-        let busy = ending || !engine.writes.is_empty();
+        let busy = ending || !engine.writes.is_empty() || !self.batch.is_empty();
         if busy || (hears && !self.app.is_overloaded()) || !self.mailbox.0.may_sleep() {
             return Some(now);
         }

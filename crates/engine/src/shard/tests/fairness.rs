@@ -6,7 +6,8 @@ use heartline_wire::id::Slot;
 
 use super::*;
 use crate::shard::WAKER;
-use crate::shard::turn::{EVENTS, ROUNDS, Readiness};
+use crate::shard::mailbox::HIGH;
+use crate::shard::turn::{EVENTS, GIVEN_PER_TURN, ROUNDS, Readiness};
 use crate::shard::writes::{LONG, SLICE};
 
 /// One large room at a time: each of its members takes two descriptors.
@@ -283,6 +284,93 @@ fn what_answers_itself_through_the_mailbox_lets_output_leave_in_between() {
     assert_eq!(harness.heard().len(), ROUNDS);
     assert_eq!(peer.texts().len(), ROUNDS);
     assert_eq!(turned.until, Some(harness.now()));
+}
+
+/// Enough for several turns.
+const MANY: usize = 200;
+
+/// Publishes that often from another thread. Each is noted when that is done.
+fn publish_many(room: &Room) {
+    for number in 0..MANY {
+        let slots = room.slots.clone();
+        room.harness.post_order(move |engine, app| {
+            publish(engine, &slots, &number.to_string());
+            app.heard.push(number.to_string());
+        });
+    }
+}
+
+fn numbers() -> Vec<String> {
+    (0..MANY).map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn publications_that_come_all_at_once_have_a_share_of_each_turn() {
+    let mut room = room();
+    let (_, mut other) = room.harness.join(Opening::plain());
+    publish_many(&room);
+    let share = GIVEN_PER_TURN.div_ceil(room.slots.len());
+    assert!(3 * share < MANY);
+    let mut done = Vec::new();
+    while done.len() < MANY {
+        other.ping(b"?");
+        let turned = room.harness.turn();
+        assert_eq!(other.read(), [Told::Pong(b"?".into())]);
+        assert_eq!(turned.until, Some(room.harness.now()));
+        let heard = room.harness.heard();
+        assert_eq!(heard.len(), share.min(MANY - done.len()));
+        done.extend(heard);
+        // What is left waits where others look before they say that nothing does.
+        assert_eq!(room.harness.handle().is_quiet(), done.len() == MANY);
+    }
+    assert_eq!(done, numbers());
+    room.harness.settle();
+    for peer in &mut room.peers {
+        assert_eq!(peer.texts(), done);
+    }
+    assert!(room.harness.closed().is_empty());
+}
+
+#[test]
+fn who_ends_while_publications_have_their_share_is_answered_first_and_kept_no_longer() {
+    let mut room = room();
+    let (slot, mut other) = room.harness.join(Opening::plain());
+    publish_many(&room);
+    room.harness
+        .post_order(move |engine, _| say(engine, slot, "answer"));
+    other.end();
+    let mut turns = 0;
+    while room.harness.closed().is_empty() {
+        // There is always more for the next turn.
+        if turns > 0 {
+            publish_many(&room);
+        }
+        room.harness.turn();
+        turns += 1;
+        assert!(turns < MANY, "it is never over");
+    }
+    assert!(turns > 1);
+    assert_eq!(other.read(), [Told::text("answer"), Told::End]);
+}
+
+#[test]
+fn what_is_left_for_the_next_turn_counts_where_clients_wait_for_it() {
+    let mut harness = harness(settings());
+    harness.post_order(|engine, _| {
+        let frames = Frames::from(Vec::new());
+        for _ in 0..GIVEN_PER_TURN {
+            engine.send(Slot(0), &frames);
+        }
+    });
+    for _ in 0..HIGH {
+        harness.post_order(|_, app| app.heard.push(String::new()));
+    }
+    harness.turn();
+    assert!(harness.heard().is_empty());
+    assert!(harness.handle().is_overloaded());
+    harness.turn();
+    assert_eq!(harness.heard().len(), HIGH);
+    assert!(!harness.handle().is_overloaded() && harness.handle().is_quiet());
 }
 
 #[test]

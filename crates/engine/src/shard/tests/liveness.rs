@@ -5,6 +5,7 @@ use heartline_wire::id::Slot;
 
 use super::*;
 use crate::shard::heartbeat::HeartbeatTiming;
+use crate::shard::turn::GIVEN_PER_TURN;
 
 const PING: Told = Told::Ping(Vec::new());
 
@@ -259,6 +260,34 @@ fn a_polling_session_may_answer_after_a_freeze_of_the_process() {
     assert_eq!(post.answer(), Some(Answer::Accepted));
     let _get = harness.get(session);
     harness.run(seconds(1));
+    assert!(harness.closed().is_empty());
+}
+
+#[test]
+fn a_polling_session_whose_pong_waits_in_the_mailbox_lives() {
+    let mut harness = harness(settings());
+    let session = harness.polling();
+    let _get = harness.get(session);
+    harness.run(seconds(44) + ms(990));
+    let mut posting = harness.post_begins(session);
+    harness.turn();
+    assert_eq!(posting.start(), Some(Ok(())));
+    for _ in 0..3 {
+        harness.post_order(|engine, _| {
+            let frames = Frames::from(Vec::new());
+            for _ in 0..GIVEN_PER_TURN {
+                engine.send(Slot(9), &frames);
+            }
+        });
+    }
+    let mut post = harness.post_body(session, &posting, b"3");
+    for _ in 0..3 {
+        harness.turn();
+        assert_eq!(post.answer(), None);
+        harness.advance(ms(20));
+    }
+    harness.settle();
+    assert_eq!(post.answer(), Some(Answer::Accepted));
     assert!(harness.closed().is_empty());
 }
 
