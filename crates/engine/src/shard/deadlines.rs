@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
@@ -175,14 +176,14 @@ impl Engine {
             return;
         };
         // `2` as a text frame; an empty ping frame.
-        let frame: &[u8] = match conn.protocol {
+        let frame: &'static [u8] = match conn.protocol {
             Protocol::EngineIo => b"\x81\x012",
             Protocol::Plain => b"\x89\x00",
         };
         let is_first = conn.piece.is_none() && conn.out.as_ref().is_none_or(|out| out.is_empty());
         conn.receipt.ping(is_first);
         if let Some((out, waits, writes)) = self.queue(slot) {
-            out.push_urgent(frame);
+            out.push_urgent(Bytes::from_static(frame));
             writes.push(slot, waits, Waits::Alone);
         }
     }

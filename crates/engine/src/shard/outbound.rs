@@ -218,10 +218,10 @@ impl Outbound {
     }
 
     /// Inserts a frame that waits for nothing but the frame in flight.
-    pub(crate) fn push_urgent(&mut self, frame: &[u8]) {
+    pub(crate) fn push_urgent(&mut self, frame: Bytes) {
         if self.written == 0 || self.segments.is_empty() {
             self.waiting += frame.len();
-            self.segments.push_front(Segment::Buffer(frame.to_vec()));
+            self.segments.push_front(Segment::Shared(frame));
             self.renumber();
             return;
         }
@@ -239,10 +239,10 @@ impl Outbound {
         if !rest.is_empty() {
             self.segments.push_front(Segment::Shared(rest));
         }
-        self.segments.push_front(Segment::Buffer(frame.to_vec()));
+        self.waiting += frame.len();
+        self.segments.push_front(Segment::Shared(frame));
         self.segments
             .push_front(Segment::Shared(front.slice(..boundary)));
-        self.waiting += frame.len();
         self.renumber();
     }
 
@@ -389,7 +389,7 @@ mod tests {
         queue.set_preface(b"HTTP".to_vec());
         assert!(!queue.is_empty() && queue.waiting() == 0);
         queue.push(&frame("one"));
-        queue.push_urgent(b"\x89\x00");
+        queue.push_urgent(Bytes::from_static(b"\x89\x00"));
         let mut left = Vec::new();
         while !queue.is_empty() {
             let mut slices = [IoSlice::new(&[]); 4];
@@ -438,7 +438,7 @@ mod tests {
         queue.push(&frame("first"));
         queue.push(&frame("second"));
         queue.advance(3);
-        queue.push_urgent(&frame("2"));
+        queue.push_urgent(frame("2"));
         let all = drain(&mut queue);
         let expected = [&frame("first")[3..], &frame("2"), &frame("second")].concat();
         assert_eq!(all, expected);
@@ -452,7 +452,7 @@ mod tests {
         assert!(!queue.push_keyed(&key("a"), &frame("a1")));
         assert!(!queue.push_keyed(&key("b"), &frame("b1")));
         assert!(queue.push_keyed(&key("a"), &frame("a2")));
-        queue.push_urgent(&frame("2"));
+        queue.push_urgent(frame("2"));
         assert!(queue.push_keyed(&key("b"), &frame("b2")));
         let all = drain(&mut queue);
         let expected = ["2", "begin", "a2", "b2"]
@@ -590,7 +590,7 @@ mod tests {
                         let key = key(&"k".repeat(number * 23));
                         queue.push_keyed(&key, &frame(&"x".repeat(len)));
                     }
-                    Step::Urgent => queue.push_urgent(&frame("2")),
+                    Step::Urgent => queue.push_urgent(frame("2")),
                     Step::Leave(count) => queue.advance(count.min(queue.waiting)),
                     Step::Cut => {
                         if queue.written > 0 {
