@@ -63,6 +63,8 @@ struct Task<P, M, T> {
     wakers: Wakers<P>,
     meta: M,
     deadline: Micros,
+    /// Where it stands among those that wait.
+    place: usize,
 }
 
 struct Entry<P, M, T> {
@@ -95,6 +97,8 @@ pub struct Tasks<P, M, T> {
     to: Arc<P>,
     entries: Vec<Entry<P, M, T>>,
     free: Vec<u32>,
+    /// The entries of those that wait, in no order.
+    waiting: Vec<u32>,
     /// The waker for the next task; a task that is ready at once leaves it be.
     spare: Option<(TaskId, Wakers<P>)>,
 }
@@ -113,13 +117,14 @@ impl<P: Wakes, M, T> Tasks<P, M, T> {
             to,
             entries: Vec::new(),
             free: Vec::new(),
+            waiting: Vec::new(),
             spare: None,
         }
     }
 
     /// How many wait.
     pub fn waiting(&self) -> usize {
-        self.entries.len() - self.free.len() - usize::from(self.spare.is_some())
+        self.waiting.len()
     }
 
     /// Polls `work` for the first time. `meta` is asked for if it waits.
@@ -146,7 +151,9 @@ impl<P: Wakes, M, T> Tasks<P, M, T> {
                     wakers,
                     meta: meta(),
                     deadline,
+                    place: self.waiting.len(),
                 });
+                self.waiting.push(id.slot);
                 Started::Waiting(id)
             }
             Err(()) => {
@@ -169,9 +176,8 @@ impl<P: Wakes, M, T> Tasks<P, M, T> {
         if matches!(polled, Ok(Poll::Pending)) {
             return Some(Ended::Waiting);
         }
-        let Task { work, meta, .. } = entry.task.take()?;
+        let Task { work, meta, .. } = self.end(id.slot)?;
         discard(work);
-        self.release(id.slot);
         Some(match polled {
             Ok(Poll::Ready(result)) => Ended::Done(meta, result),
             Ok(Poll::Pending) => Ended::Waiting,
@@ -188,16 +194,30 @@ impl<P: Wakes, M, T> Tasks<P, M, T> {
 
     /// Drops the tasks whose deadline has passed and hands out their metas.
     pub fn expire(&mut self, now: Micros, mut each: impl FnMut(M)) {
-        for slot in 0..self.entries.len() {
-            let entry = &mut self.entries[slot];
-            if entry.task.as_ref().is_some_and(|task| task.deadline <= now) {
-                if let Some(task) = entry.task.take() {
+        // From the end: whoever takes an ended one's place has been looked at.
+        for place in (0..self.waiting.len()).rev() {
+            let slot = self.waiting[place];
+            let task = self.entries[slot as usize].task.as_ref();
+            if task.is_some_and(|task| task.deadline <= now) {
+                if let Some(task) = self.end(slot) {
                     discard(task.work);
-                    self.release(slot as u32);
                     each(task.meta);
                 }
             }
         }
+    }
+
+    /// Takes a task that waits out of the table.
+    fn end(&mut self, slot: u32) -> Option<Task<P, M, T>> {
+        let task = self.entries.get_mut(slot as usize)?.task.take()?;
+        self.waiting.swap_remove(task.place);
+        if let Some(&moved) = self.waiting.get(task.place) {
+            if let Some(moved) = &mut self.entries[moved as usize].task {
+                moved.place = task.place;
+            }
+        }
+        self.release(slot);
+        Some(task)
     }
 
     fn reserve(&mut self) -> (TaskId, Wakers<P>) {
@@ -345,6 +365,25 @@ mod tests {
         let mut expired = Vec::new();
         tasks.expire(Micros(50), |meta| expired.push(meta));
         assert_eq!((expired, tasks.waiting()), (vec![2], 0));
+    }
+
+    #[test]
+    fn those_whose_time_is_over_end_and_the_others_wait_on() {
+        let mut tasks = Tasks::new(Arc::new(Posted::default()));
+        for number in 0..100 {
+            let endless: Work<()> = Box::pin(std::future::pending());
+            let due = Micros(number * 7 % 10);
+            tasks.start(endless, due, || number);
+        }
+        let mut ended = Vec::new();
+        for now in 0..10 {
+            tasks.expire(Micros(now), |number| ended.push((number * 7 % 10, number)));
+            assert_eq!(ended.len() as u64, (now + 1) * 10);
+            assert!(ended.iter().all(|(due, _)| *due <= now));
+            assert_eq!(tasks.waiting(), 100 - ended.len());
+        }
+        ended.sort_by_key(|(_, number)| *number);
+        assert!(ended.iter().map(|(_, number)| *number).eq(0..100));
     }
 
     #[test]
