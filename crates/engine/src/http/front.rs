@@ -4,6 +4,7 @@
 //! What can be refused is refused before the upgrade. Errors carry CORS headers
 //! like everything else, or a browser would hide them from its page.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -846,17 +847,17 @@ pub(super) fn names_its_host<B>(request: &HttpRequest<B>) -> bool {
     hosts == 1 || (hosts == 0 && request.version() != Version::HTTP_11)
 }
 
-struct Query(String);
+struct Query<'a>(&'a str);
 
-impl Query {
-    fn of<B>(request: &HttpRequest<B>) -> Query {
-        Query(request.uri().query().unwrap_or_default().to_owned())
+impl<'a> Query<'a> {
+    fn of<B>(request: &'a HttpRequest<B>) -> Query<'a> {
+        Query(request.uri().query().unwrap_or_default())
     }
 
-    fn get(&self, name: &str) -> Option<String> {
+    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
         form_urlencoded::parse(self.0.as_bytes())
             .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+            .map(|(_, value)| value)
     }
 }
 
