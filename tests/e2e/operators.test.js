@@ -93,6 +93,10 @@ describe("health and metrics", () => {
     const { body } = await node.api("/openapi.json");
     assert.ok(body.openapi.startsWith("3."));
     assert.ok(body.paths["/v1/connections"].get);
+    const members = body.paths["/v1/rooms/{room}/members"].get.responses["2XX"].content;
+    const { $ref } = members["application/json"].schema;
+    const shape = body.components.schemas[$ref.split("/").at(-1)].properties.members;
+    assert.deepEqual(shape.items, { $ref: "#/components/schemas/Member" });
   });
 });
 
