@@ -66,7 +66,15 @@ describe("health and metrics", () => {
     }
     assert.equal((await node.api("/readyz")).body.status, "ready");
     const { text, headers } = await node.api("/metrics");
-    assert.match(headers.get("content-type"), /openmetrics-text|text\/plain/);
+    assert.equal(headers.get("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert.ok(text.includes("\n# TYPE heartline_connects_total counter\n"), text);
+    assert.ok(!text.includes("# EOF"));
+    const accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    const open = await node.api("/metrics", { headers: { accept } });
+    const type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert.equal(open.headers.get("content-type"), type);
+    assert.ok(open.text.includes("\n# TYPE heartline_connects counter\n"), open.text);
+    assert.ok(open.text.endsWith("\n# EOF\n"));
     for (const line of [
       'heartline_connections{transport="websocket",namespace="/"} 1',
       'heartline_connections{transport="live",namespace="/"} 1',
@@ -93,6 +101,12 @@ describe("health and metrics", () => {
     const { body } = await node.api("/openapi.json");
     assert.ok(body.openapi.startsWith("3."));
     assert.ok(body.paths["/v1/connections"].get);
+    const answers = body.paths["/metrics"].get.responses["2XX"].content;
+    assert.deepEqual(Object.keys(answers).sort(), ["application/openmetrics-text", "text/plain"]);
+    const members = body.paths["/v1/rooms/{room}/members"].get.responses["2XX"].content;
+    const { $ref } = members["application/json"].schema;
+    const shape = body.components.schemas[$ref.split("/").at(-1)].properties.members;
+    assert.deepEqual(shape.items, { $ref: "#/components/schemas/Member" });
   });
 });
 

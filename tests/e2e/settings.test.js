@@ -224,6 +224,7 @@ describe("the command line", () => {
       ["server.live_path=/socket.io/", /server\.socketio_path/],
       ["heartbeat.stale_after=1s", /heartbeat\.interval/],
       ['namespaces."/a-*".auth.mode=off', /named in full/],
+      ["store.url=postgres://u@h/d?sslmode=verify-full&sslrootcert=/nowhere.pem", /nowhere\.pem cannot be read/],
     ]) {
       const { code, stderr } = await heartline(["config", "check", "--set", setting]);
       assert.equal(code, 2, setting);

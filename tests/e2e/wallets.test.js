@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
 import { redis } from "./lib/redis.js";
-import { BINARY, serve, until } from "./lib/server.js";
+import { BINARY, PATIENCE, serve, until } from "./lib/server.js";
 
 const APP = "http://app.example";
 
@@ -342,11 +342,12 @@ describe("sign-in with a wallet", { timeout: 180000 }, () => {
     assert.equal(response.status, 404);
     assert.equal((await response.json()).error, "Not Found");
     await node.kill();
-    const checked = (...set) => {
+    const asked = (command, ...set) => {
       const flags = set.flatMap((pair) => ["--set", pair]);
-      const { status, stderr } = spawnSync(BINARY, ["config", "check", ...flags]);
+      const { status, stderr } = spawnSync(BINARY, [...command, ...flags], { timeout: PATIENCE });
       return { status, said: stderr.toString() };
     };
+    const checked = (...set) => asked(["config", "check"], ...set);
     const on = ["auth.wallet.enabled=true", "auth.wallet.domain=app.example"];
     const jwks = "auth.jwt.jwks_url=https://issuer.example/keys";
     for (const [set, why] of [
@@ -361,5 +362,26 @@ describe("sign-in with a wallet", { timeout: 180000 }, () => {
       assert.match(said, why);
     }
     assert.equal(checked(...on, "auth.jwt.secret=0123456789abcdef0123456789abcdef").status, 0);
+    // Nobody needs a token to come in, and wallets need a key all the same.
+    const open = [...on, "auth.mode=off"];
+    const places = ["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0", "store.url=memory:"];
+    for (const command of [["config", "check"], ["serve"]]) {
+      const { status, said } = asked(command, ...open, ...places);
+      assert.equal(status, 2, said);
+      assert.match(said, /needs a key that signs tokens, and there is none: either set/);
+    }
+    // There it makes one.
+    const dev = asked(["config", "check", "--dev"], ...open);
+    assert.equal(dev.status, 0, dev.said);
+  });
+
+  it("has with --dev the key that is made for the run", async () => {
+    const node = await serve({ ...SETTINGS, "auth.mode": "off" }, { dev: true });
+    const { address, signed } = wallet();
+    const text = await challenge(node, address);
+    const { status, body } = await connect(node, address, text, signed(text).toString("base64"));
+    assert.equal(status, 200);
+    assert.equal(body.user.userId, address);
+    await node.kill();
   });
 });

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::config::Config;
 use crate::event::{Args, EventError, said};
 use crate::fanout::Fanout;
-use crate::metrics::Gauges;
+use crate::metrics::{Gauges, as_prometheus};
 use crate::op::Op;
 use crate::peers::Peers;
 use crate::shared::Shared;
@@ -360,11 +360,20 @@ impl Gateway {
         self.shared.fanout.backplane.status()
     }
 
-    /// All metrics as OpenMetrics text.
+    /// All metrics as OpenMetrics text (1.0.0).
     pub fn encode_metrics(&self) -> String {
+        self.shared.metrics.encode(self.gauges())
+    }
+
+    /// The same as Prometheus' text (0.0.4), for who does not read OpenMetrics.
+    pub fn encode_metrics_as_prometheus(&self) -> String {
+        as_prometheus(&self.encode_metrics())
+    }
+
+    fn gauges(&self) -> Gauges {
         let shared = &self.shared;
         let recovery = shared.fanout.recovery.as_ref();
-        shared.metrics.encode(Gauges {
+        Gauges {
             rooms: shared.fanout.rooms.count() as u64,
             users_online: self.users_online() as u64,
             transports: shared.slots.total() as u64,
@@ -379,6 +388,6 @@ impl Gateway {
             unread_notes: shared.fanout.unread.notes.load(Ordering::Relaxed),
             unread_changes: shared.fanout.unread.changes.load(Ordering::Relaxed),
             cluster: self.cluster_status(),
-        })
+        }
     }
 }

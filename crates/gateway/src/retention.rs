@@ -92,7 +92,7 @@ impl Keeper {
                 Ok(None) => return,
                 Err(error) => {
                     self.runs.errors.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(%error, "old messages could not be removed");
+                    tracing::warn!(%error, "what is old could not be removed");
                     sleep(LOOK).await;
                 }
             }
@@ -194,8 +194,9 @@ mod tests {
 
     use super::*;
     use heartline_core::auth::UserKey;
+    use heartline_core::store::invites::{Invites, NewInvite};
     use heartline_core::store::memory::MemoryStore;
-    use heartline_core::store::{Channel, HistoryQuery, NewMessage, Start};
+    use heartline_core::store::{Channel, HistoryQuery, NewMessage, Retention, Start};
     use std::sync::atomic::AtomicBool;
 
     const HOUR: u64 = 3_600_000;
@@ -245,7 +246,13 @@ mod tests {
                     clock: Box::new(self.clock()),
                     next: Box::new(next),
                 },
-                tasks: Box::new(|now| vec![Cleaning::MessagesBefore(now - DAY)]),
+                tasks: Box::new(|now| {
+                    let kept = Retention {
+                        messages: Some(Duration::from_millis(DAY)),
+                        per_conversation: None,
+                    };
+                    kept.cleanings(now)
+                }),
                 runs: runs.clone(),
                 is_over: Box::new(move || over.load(Ordering::Relaxed)),
             };
@@ -298,6 +305,23 @@ mod tests {
         assert_eq!((a.runs() + b.runs(), world.floor().await), (3, 2));
         let rows = |node: &Node| node.runs.rows.load(Ordering::Relaxed);
         assert_eq!(rows(&a) + rows(&b), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_invite_that_has_expired_is_known_for_thirty_days_more() {
+        let world = World::at(20_000 * DAY + HOUR);
+        let invite = NewInvite {
+            conversation_id: "c".into(),
+            expires_at: Some(world.clock()() + DAY),
+            ..NewInvite::default()
+        };
+        assert_eq!(world.store.create_invite("code", invite).await, Ok(true));
+        let node = world.node("a");
+        sleep(hours(31 * 24)).await;
+        assert_eq!(node.runs(), 31);
+        assert!(world.store.invite("code").await.unwrap().is_some());
+        sleep(hours(24)).await;
+        assert_eq!(world.store.invite("code").await, Ok(None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,15 +40,19 @@ pub(crate) fn missing_authentication(settings: &Settings) -> Option<&'static str
     )
 }
 
-/// Looks at the files that the configuration names; a warning if they are good for now alone.
+/// Looks at the keys and certificates that the configuration names; a warning if they are good
+/// for now alone.
 ///
 /// # Errors
 /// The exit code; the reason is on standard error.
 pub(crate) fn check(settings: &Settings) -> Result<Option<String>, Exit> {
     let bad = |what: String| refuse(Exit::BadConfiguration, what);
     JwtAuthenticator::new(&settings.jwt, system_clock).map_err(bad)?;
-    if settings.jwt.signs() {
-        SignIn::new(settings).map_err(bad)?;
+    SignIn::new(settings).map_err(bad)?;
+    #[cfg(feature = "postgres")]
+    if let StoreUrl::Postgres(url) = &settings.store {
+        let unusable = |what| bad(format!("store.url: {what}"));
+        url.check().map_err(unusable)?;
     }
     if let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) {
         let certificate = Certificate::load(cert, key).map_err(bad)?;

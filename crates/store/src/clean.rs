@@ -1,8 +1,11 @@
-//! Which messages a step removes: small enough that nobody waits for it.
+//! What a step removes: so little that nobody waits for it.
 
 use std::collections::BTreeMap;
 
-/// How many messages a step looks at, or removes.
+use heartline_core::store::Cleaned;
+
+/// How many messages a step looks at, or removes; and how many invites, and uses of these, it
+/// removes.
 pub(crate) const ROWS: usize = 500;
 
 /// How many conversations a step looks at.
@@ -71,6 +74,16 @@ pub(crate) fn by_number(talks: &[Talk], keep: i64) -> Plan {
         plan.next = talks.last().map(|talk| talk.id);
     }
     plan
+}
+
+/// What a step came to that removed so many uses of ended invites, and then so many invites. If it
+/// removed as much as a step may of either there may be more, at the beginning again.
+pub(crate) fn of_invites(uses: u64, invites: u64) -> Cleaned {
+    let is_full = uses.max(invites) >= ROWS as u64;
+    Cleaned {
+        rows: uses + invites,
+        next: is_full.then_some(0),
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use heartline_core::store::conversations::{
 use heartline_core::store::invites::{InviteQuery, NewInvite, Unusable};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::offer::Store;
-use heartline_core::store::{Channel, NewMessage};
+use heartline_core::store::{Channel, Cleaned, Cleaning, NewMessage};
 use heartline_store::SqliteStore;
 use proptest::prelude::*;
 
@@ -93,6 +93,8 @@ enum Step {
     Revoke(u8),
     /// The invites, perhaps of one conversation, from a number on.
     Invites(Option<u8>, Option<u8>, usize),
+    /// Invites that ended more than so long ago are removed.
+    Clean(u64),
     /// The process ends and comes back.
     Again,
 }
@@ -113,6 +115,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(code, place, most, until)| Step::Invite(code, place, most, until)),
         5 => (0u8..5, 0u8..4).prop_map(|(who, code)| Step::Use(who, code)),
         1 => (0u8..4).prop_map(Step::Revoke),
+        1 => (0u64..4).prop_map(Step::Clean),
         1 => (prop::option::of(place2), prop::option::of(0u8..4), 1usize..4)
             .prop_map(|(place, after, limit)| Step::Invites(place, after, limit)),
     ]
@@ -149,6 +152,19 @@ async fn whole_inbox(store: &dyn Store, user: &Arc<UserKey>, limit: usize) -> Ve
             return parts;
         }
     }
+}
+
+/// Removes invites that ended before a moment, step by step; what each step came to.
+async fn clean(store: &dyn Store, before: u64) -> Vec<Cleaned> {
+    let (mut steps, mut from) = (Vec::new(), Some(0));
+    while let Some(start) = from {
+        let what = Cleaning::InvitesBefore(before);
+        let cleaned = store.clean(what, start).await.unwrap();
+        from = cleaned.next;
+        steps.push(cleaned);
+        assert!(steps.len() < 100, "{steps:?}");
+    }
+    steps
 }
 
 /// What a step comes to, in words.
@@ -205,6 +221,11 @@ async fn take(store: &dyn Store, step: &Step, at: u64) -> String {
             format!("{used:?} {:?}", store.invite(&code.to_string()).await)
         }
         Step::Revoke(code) => format!("{:?}", store.revoke_invite(&code.to_string(), at).await),
+        Step::Clean(age) => {
+            let steps = clean(store, at.saturating_sub(age)).await;
+            let rows: u64 = steps.iter().map(|step| step.rows).sum();
+            rows.to_string()
+        }
         Step::Invites(place, after, limit) => {
             let query = InviteQuery {
                 tenant_id: Some("1".into()),
@@ -272,6 +293,10 @@ fn postgres_lets_in_whoever_comes_at_once_as_often_as_may_be() {
     let store = Postgres(&server, &runtime).open();
     runtime.block_on(whoever_comes_at_once_is_a_member_once(store.clone()));
     runtime.block_on(no_more_come_by_an_invite_than_may(store.clone()));
+    runtime.block_on(ended_invites_go_and_those_without_an_end_stay(
+        store.clone(),
+        STEP,
+    ));
     runtime.block_on(markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(store));
 }
 
@@ -396,4 +421,127 @@ async fn no_more_come_by_an_invite_than_may(store: Arc<dyn Store>) {
 async fn sqlite_lets_no_more_come_by_an_invite_than_may() {
     let database = Sqlite::new();
     no_more_come_by_an_invite_than_may(database.open()).await;
+}
+
+/// More invites, and more uses of one, than a step removes.
+const TOO_MANY: usize = 600;
+
+/// What a step removes of invites and their uses, at most.
+const STEP: u64 = 1_000;
+
+async fn ended_invites_go_and_those_without_an_end_stay(store: Arc<dyn Store>, most: u64) {
+    let make = |code: String, expires_at, max_uses| {
+        let new = NewInvite {
+            conversation_id: "party".into(),
+            expires_at,
+            max_uses,
+            ..NewInvite::default()
+        };
+        let store = store.clone();
+        async move { assert_eq!(store.create_invite(&code, new).await, Ok(true)) }
+    };
+    let stranger = |number: usize| {
+        Arc::new(UserKey {
+            tenant_id: None,
+            user_id: format!("stranger {number}").into(),
+            user_type: None,
+        })
+    };
+    make("popular".into(), Some(10), None).await;
+    make("revoked".into(), Some(900), None).await;
+    make("used up".into(), None, Some(1)).await;
+    make("late".into(), Some(11), None).await;
+    make("for ever".into(), None, None).await;
+    at_once(TOO_MANY, |number| {
+        make(format!("old {number}"), Some(9), None)
+    })
+    .await;
+    let come = |number| store.use_invite("popular", &stranger(number), 1);
+    let came = at_once(TOO_MANY, come).await;
+    assert!(came.iter().all(|came| came.as_ref().unwrap().is_ok()));
+    for code in ["used up", "late", "for ever"] {
+        let came = store.use_invite(code, &stranger(0), 1).await;
+        assert!(came.unwrap().is_ok(), "{code}");
+    }
+    store.revoke_invite("revoked", 3).await.unwrap();
+    let why = |code: &'static str| {
+        let came = store.use_invite(code, &stranger(TOO_MANY), 20);
+        async move { came.await.unwrap().err() }
+    };
+    // Until they are removed it is known what became of them.
+    assert_eq!(why("popular").await, Some(Unusable::Expired));
+    assert_eq!(why("revoked").await, Some(Unusable::Revoked));
+    let steps = clean(&*store, 11).await;
+    let rows: u64 = steps.iter().map(|step| step.rows).sum();
+    assert_eq!(rows as usize, TOO_MANY + TOO_MANY + 2, "{steps:?}");
+    assert!(steps.iter().all(|step| step.rows <= most), "{steps:?}");
+    for code in ["popular", "revoked", "old 0", "old 599"] {
+        assert_eq!(store.invite(code).await, Ok(None), "{code}");
+    }
+    assert_eq!(why("popular").await, Some(Unusable::NotFound));
+    assert_eq!(why("late").await, Some(Unusable::Expired));
+    assert_eq!(why("used up").await, Some(Unusable::Exhausted));
+    assert_eq!(why("for ever").await, None);
+    // Whoever has come by one is a member all the same.
+    let members = store.members(None, "party").await.unwrap();
+    assert_eq!(members.len(), TOO_MANY + 1);
+    // What came of a code is of no other invite that may have it.
+    make("popular".into(), None, Some(1)).await;
+    let again = store.use_invite("popular", &stranger(1), 20).await;
+    assert!(again.unwrap().is_ok());
+    assert_eq!(store.invite("popular").await.unwrap().unwrap().uses, 1);
+    assert_eq!(clean(&*store, 11).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_sqlite_ended_invites_go_step_by_step_and_those_without_an_end_stay() {
+    let database = Sqlite::new();
+    ended_invites_go_and_those_without_an_end_stay(database.open(), STEP).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_memory_ended_invites_go_and_those_without_an_end_stay() {
+    // There all is one step.
+    let store = Arc::new(MemoryStore::default());
+    ended_invites_go_and_those_without_an_end_stay(store, u64::MAX).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invites_of_an_earlier_version_go_as_well() {
+    let database = Sqlite::new();
+    let connection = rusqlite::Connection::open(database.0.join("heartline.db")).unwrap();
+    let table = "CREATE TABLE migration (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT";
+    connection.execute_batch(table).unwrap();
+    for (number, sql) in [
+        (1, include_str!("../src/sqlite/migrations/0001.sql")),
+        (2, include_str!("../src/sqlite/migrations/0002.sql")),
+        (3, include_str!("../src/sqlite/migrations/0003.sql")),
+        (10, include_str!("../src/sqlite/migrations/0010.sql")),
+        (11, include_str!("../src/sqlite/migrations/0011.sql")),
+        (20, include_str!("../src/sqlite/migrations/0020.sql")),
+    ] {
+        connection.execute_batch(sql).unwrap();
+        let done = "INSERT INTO migration (version, at) VALUES (?1, 0)";
+        connection.execute(done, [number]).unwrap();
+    }
+    let rows = "INSERT INTO conversation (id, kind, name, head, floor, created_at)
+            VALUES (1, 'conversation', 'c', 0, 0, 0);
+        INSERT INTO invite (code, conversation, created_at, expires_at, revoked_at)
+            VALUES ('old', 1, 0, 5, NULL), ('revoked', 1, 0, 50, 4), ('late', 1, 0, 50, NULL);
+        INSERT INTO invite_use (code, person, at) VALUES ('old', 7, 1);";
+    connection.execute_batch(rows).unwrap();
+    drop(connection);
+    let store = database.open();
+    let steps = clean(&*store, 50).await;
+    assert_eq!(
+        steps,
+        [Cleaned {
+            rows: 3,
+            next: None
+        }]
+    );
+    assert!(store.invite("late").await.unwrap().is_some());
+    for code in ["old", "revoked"] {
+        assert_eq!(store.invite(code).await, Ok(None), "{code}");
+    }
 }

@@ -70,6 +70,20 @@ impl Codes {
         Some(known.invite.clone())
     }
 
+    /// Removes invites that ended before this moment, Unix milliseconds, and who came by them; how
+    /// many invites and uses those were.
+    pub(super) fn clean(&mut self, before: u64) -> u64 {
+        let (invites, uses) = (self.known.len(), self.uses);
+        self.known.retain(|_, known| {
+            let is_kept = known.invite.ends_at().is_none_or(|at| at >= before);
+            if !is_kept {
+                self.uses -= known.used.len();
+            }
+            is_kept
+        });
+        (invites - self.known.len() + uses - self.uses) as u64
+    }
+
     pub(super) fn take(
         &mut self,
         people: &mut People,

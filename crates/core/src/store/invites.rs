@@ -85,6 +85,15 @@ impl Invite {
         }
     }
 
+    /// Since when, or from when on, nobody new comes by it whatever its uses, Unix milliseconds:
+    /// since it was taken back or from its expiry on, whichever is first; `None`: without an end.
+    pub fn ends_at(&self) -> Option<u64> {
+        [self.expires_at, self.revoked_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
     /// Whether one more user may come by it at this time, Unix milliseconds.
     ///
     /// # Errors

@@ -206,6 +206,7 @@ impl Log {
                 Cleaning::MessagesBeyond(newest) => messages
                     .len()
                     .saturating_sub(usize::try_from(newest).unwrap_or(usize::MAX)),
+                Cleaning::InvitesBefore(_) => 0,
             };
             gone.insert(place.clone(), count);
         }

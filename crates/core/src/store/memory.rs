@@ -131,7 +131,10 @@ impl MessageStore for MemoryStore {
     fn clean(&self, what: Cleaning, _: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
         let mut memory = self.lock();
         // All at once: there is not much of it.
-        let rows = memory.log.clean(what);
+        let rows = match what {
+            Cleaning::InvitesBefore(time) => memory.codes.clean(time),
+            Cleaning::MessagesBefore(_) | Cleaning::MessagesBeyond(_) => memory.log.clean(what),
+        };
         Box::pin(std::future::ready(Ok(Cleaned { rows, next: None })))
     }
 

@@ -25,7 +25,7 @@ pub use checkpoints::{
     MAX_PATCH, MAX_ROOMS, Outcome, Patch,
 };
 pub use error::StoreError;
-pub use retention::{Cleaned, Cleaning, Job, Retention};
+pub use retention::{Cleaned, Cleaning, ENDED_INVITES, Job, Retention};
 
 /// Where a message is said. A conversation and an open room of the same name are
 /// different places: whoever writes in one has no part in the other.
@@ -274,8 +274,8 @@ pub trait MessageStore: Send + Sync + 'static {
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>>;
 
     /// A small step of removing something, from where the last one ended or 0: it waits for
-    /// nothing else but messages that are being stored. What is removed of a conversation is its
-    /// beginning, and its floor says so.
+    /// nothing else but messages that are being stored. What is removed of a conversation's
+    /// messages is its beginning, and its floor says so.
     /// A store that says nothing of it removes nothing.
     fn clean(&self, _what: Cleaning, _from: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
         let nothing = Cleaned {

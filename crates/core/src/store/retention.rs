@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// For how long an invite that has expired or was taken back is known: who comes late is told which
+/// of the two it is.
+pub const ENDED_INVITES: Duration = Duration::from_secs(30 * 86_400);
+
 /// What is to be kept of messages. The newest of a conversation may outlive both bounds, because
 /// what is removed is a beginning: an offset that was kept is never missing in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,13 +18,17 @@ pub struct Retention {
 
 impl Retention {
     /// What has to be done now, Unix milliseconds: everything that is removed every so often.
+    /// Invites that ended [`ENDED_INVITES`] ago are removed whatever is to be kept of messages.
     pub fn cleanings(&self, now: u64) -> Vec<Cleaning> {
-        let age = self.messages.map(|age| {
+        let before = |age: Duration| {
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            Cleaning::MessagesBefore(now.saturating_sub(age))
-        });
+            now.saturating_sub(age)
+        };
+        let age = self.messages.map(before).map(Cleaning::MessagesBefore);
         let number = self.per_conversation.map(Cleaning::MessagesBeyond);
-        age.into_iter().chain(number).collect()
+        let invites = Cleaning::InvitesBefore(before(ENDED_INVITES));
+        let messages = age.into_iter().chain(number);
+        messages.chain([invites]).collect()
     }
 }
 
@@ -32,6 +40,9 @@ pub enum Cleaning {
     MessagesBefore(u64),
     /// Messages of each conversation and open room but the newest so many.
     MessagesBeyond(u64),
+    /// Invites that expired or were taken back before this moment, Unix milliseconds, and who came
+    /// by which. An invite without an end stays, also one that is used up.
+    InvitesBefore(u64),
 }
 
 impl Cleaning {
@@ -40,6 +51,7 @@ impl Cleaning {
         match self {
             Cleaning::MessagesBefore(_) => "messages by age",
             Cleaning::MessagesBeyond(_) => "messages by number",
+            Cleaning::InvitesBefore(_) => "invites",
         }
     }
 }
@@ -101,8 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_removes_nothing() {
-        assert_eq!(Retention::default().cleanings(100_000), []);
+    fn what_is_off_removes_no_message_and_ended_invites_all_the_same() {
+        const MONTH: u64 = 30 * 86_400_000;
+        let none = Retention::default();
+        assert_eq!(none.cleanings(100_000), [Cleaning::InvitesBefore(0)]);
+        let invites = Cleaning::InvitesBefore(7);
+        assert_eq!(none.cleanings(MONTH + 7), [invites]);
         let all = Retention {
             messages: Some(Duration::from_secs(10)),
             per_conversation: Some(7),
@@ -110,6 +126,7 @@ mod tests {
         let expected = [
             Cleaning::MessagesBefore(90_000),
             Cleaning::MessagesBeyond(7),
+            Cleaning::InvitesBefore(0),
         ];
         assert_eq!(all.cleanings(100_000), expected);
     }

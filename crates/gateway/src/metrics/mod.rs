@@ -4,7 +4,7 @@
 
 mod text;
 
-pub(crate) use text::Gauges;
+pub(crate) use text::{Gauges, as_prometheus};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

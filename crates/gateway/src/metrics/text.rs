@@ -60,7 +60,9 @@ const GAUGES: &[Plain<Gauges>] = &[
         |g| g.transports,
     ),
     ("rooms", "Rooms with members on this node", |g| g.rooms),
-    ("users_online", "Users online", |g| g.users_online),
+    ("users_online", "Users online on this node", |g| {
+        g.users_online
+    }),
     ("suspended", "Lost sockets that can be resumed", |g| {
         g.suspended
     }),
@@ -364,6 +366,30 @@ impl Metrics {
     }
 }
 
+/// OpenMetrics text as Prometheus' text (0.0.4): a counter is described under the name that its
+/// number has, and nothing says where the text ends.
+pub(crate) fn as_prometheus(open: &str) -> String {
+    let mut out = String::with_capacity(open.len() * 21 / 20);
+    let mut lines = open.lines().peekable();
+    while let Some(line) = lines.next() {
+        // What a line of help describes has its type in the next one.
+        let kind = match line.starts_with("# HELP ") {
+            true => lines.peek().copied().unwrap_or_default(),
+            false => line,
+        };
+        let is_of_counter = kind.starts_with("# TYPE ") && kind.ends_with(" counter");
+        let parts = line.splitn(4, ' ').collect::<Vec<_>>();
+        match parts[..] {
+            ["#", "EOF"] => {}
+            ["#", word, name, rest] if is_of_counter => {
+                out.extend(["# ", word, " ", name, "_total ", rest, "\n"]);
+            }
+            _ => out.extend([line, "\n"]),
+        }
+    }
+    out
+}
+
 struct Snapshot(Arc<Metrics>, Gauges);
 
 impl std::fmt::Debug for Snapshot {
@@ -469,9 +495,13 @@ impl Collector for Snapshot {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
     use super::*;
+    use heartline_core::presence::audit::Cause;
 
     fn told(cluster: Option<ClusterStatus>) -> String {
+        let causes = Cause::WORDS.into_iter().chain(["kept"]);
         Arc::new(Metrics::new(1, vec!["/".into()])).encode(Gauges {
             rooms: 0,
             users_online: 0,
@@ -483,11 +513,96 @@ mod tests {
             kept_bytes: 0,
             limited_messages: 0,
             limited_connects: 0,
-            presence_wrong: Vec::new(),
+            presence_wrong: causes.map(|cause| (cause, 0.0)).collect(),
             unread_notes: 0,
             unread_changes: 0,
             cluster,
         })
+    }
+
+    /// The labels of a sample's line, and their values.
+    fn labels_of(sample: &str) -> impl Iterator<Item = (&str, &str)> {
+        let from = sample.split_once('{').map_or("", |(_, rest)| rest);
+        let labels = from.rsplit_once('}').map_or("", |(labels, _)| labels);
+        let pairs = labels.split(',').filter_map(|pair| pair.split_once('='));
+        pairs.map(|(label, value)| (label, value.trim_matches('"')))
+    }
+
+    /// The reference for people, in Markdown.
+    fn table() -> String {
+        let text = as_prometheus(&told(Some(ClusterStatus::default())));
+        let mut out =
+            String::from("| metric | type | labels | what it says |\n|---|---|---|---|\n");
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let help = line.strip_prefix("# HELP ").unwrap();
+            let (name, help) = help.split_once(' ').unwrap();
+            let kind = lines.next().and_then(|line| line.rsplit(' ').next());
+            let mut labels: Vec<(&str, Vec<String>)> = Vec::new();
+            while let Some(sample) = lines.next_if(|line| !line.starts_with('#')) {
+                for (label, value) in labels_of(sample) {
+                    let known = labels.iter().position(|(of, _)| *of == label);
+                    let index = known.unwrap_or(labels.len());
+                    if known.is_none() {
+                        labels.push((label, Vec::new()));
+                    }
+                    let (values, value) = (&mut labels[index].1, format!("`{value}`"));
+                    // The values of these are what is configured, and bounds of time.
+                    if !["namespace", "le"].contains(&label) && !values.contains(&value) {
+                        values.push(value);
+                    }
+                }
+            }
+            let labels = labels.iter().map(|(label, values)| {
+                let colon = if values.is_empty() { "" } else { ": " };
+                format!("`{label}`{colon}{}", values.join(", "))
+            });
+            let labels = labels.collect::<Vec<_>>().join("; ");
+            let (kind, help) = (kind.unwrap(), help.trim_end_matches('.'));
+            out.push_str(&format!("| `{name}` | {kind} | {labels} | {help} |\n"));
+        }
+        out
+    }
+
+    #[test]
+    fn the_reference_of_the_metrics_is_up_to_date() {
+        let written = include_str!("../../../../docs/operations.md");
+        let table = table();
+        assert!(
+            written.contains(&table),
+            "docs/operations.md should have this table:\n{table}"
+        );
+    }
+
+    #[test]
+    fn prometheus_hears_the_same_and_each_number_is_of_a_kind_that_was_named() {
+        let open = told(Some(ClusterStatus::default()));
+        assert!(open.contains("# TYPE heartline_connects counter\n"));
+        assert!(open.ends_with("# EOF\n"));
+        let text = as_prometheus(&open);
+        assert!(text.contains(
+            "# HELP heartline_connects_total Transport sessions begun\n\
+             # TYPE heartline_connects_total counter\n\
+             heartline_connects_total 0\n"
+        ));
+        assert!(text.contains("\n# TYPE heartline_rooms gauge\n"));
+        assert!(text.contains("# TYPE heartline_heartbeat_rtt_seconds histogram\n"));
+        assert!(!text.contains("EOF") && text.ends_with('\n'));
+        let samples = |text: &str| {
+            let samples = text.lines().filter(|line| !line.starts_with('#'));
+            samples.map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(samples(&text), samples(&open));
+        let mut named = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                named = rest.split(' ').next().unwrap();
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().unwrap();
+                let rest = name.strip_prefix(named).unwrap_or(name);
+                assert!(["", "_sum", "_count", "_bucket"].contains(&rest), "{line}");
+            }
+        }
     }
 
     #[test]

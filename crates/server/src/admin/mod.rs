@@ -10,6 +10,7 @@ mod guard;
 mod idempotency;
 mod invites;
 mod listener;
+mod metrics;
 mod nodes;
 mod openapi;
 mod problem;
@@ -101,7 +102,7 @@ fn router(state: State) -> Router {
             asked_by_balancers(get(healthz).options(healthz)),
         )
         .route("/readyz", asked_by_balancers(get(readyz).options(readyz)))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))
         .nest("/v1", v1)
         .method_not_allowed_fallback(async || {
@@ -193,15 +194,6 @@ async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Res
         body["store"] = "failing".into();
     }
     Json(body).into_response()
-}
-
-async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, kind)],
-        state.gateway.encode_metrics(),
-    )
-        .into_response()
 }
 
 async fn drain(axum::extract::State(state): axum::extract::State<State>) -> Response {

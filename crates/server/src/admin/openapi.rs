@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::connections::{DEFAULT_LIMIT, MAX_LIMIT};
 use super::idempotency::{KEY, MAX_KEY};
+use super::metrics;
 use super::nodes::{DEFAULT_OVER_MS, MAX_OVER_MS};
 use super::schemas;
 
@@ -19,7 +20,7 @@ pub(super) struct Route {
     pub(super) query: &'static [&'static str],
     /// The members that the body may have; the first is required.
     pub(super) body: &'static [&'static str],
-    /// The schema of the answer.
+    /// The schema of the answer; none: it is text in the forms that metrics have.
     answer: &'static str,
     /// The statuses from 502 on that it has, besides 503 for a POST under a key.
     fails: &'static [u16],
@@ -114,7 +115,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         method: "get",
         path: "/metrics",
-        does: "Metrics as OpenMetrics text",
+        does: "Metrics as Prometheus' text, or as OpenMetrics text for whoever accepts that",
         query: &[],
         body: &[],
         answer: "",
@@ -561,7 +562,10 @@ fn operation(route: &Route) -> Value {
     parameters.extend(route.query.iter().map(|name| parameter(route, name)));
     parameters.extend(route.changes().then(idempotency_key));
     let good = match route.answer {
-        "" => json!({ "text/plain": { "schema": { "type": "string" } } }),
+        "" => {
+            let text = json!({ "schema": { "type": "string" } });
+            json!({ metrics::PLAIN: text, metrics::OPEN: text })
+        }
         name => json!({ "application/json": { "schema": schemas::reference(name) } }),
     };
     let problem = json!({ "application/problem+json": {

@@ -132,9 +132,17 @@ const SHAPES: &[Shape] = &[
         ],
     ),
     (
+        "Member",
+        &[
+            ("userId", "string"),
+            ("userType", "string?"),
+            ("devices", "integer"),
+        ],
+    ),
+    (
         "Members",
         &[
-            ("members", "any[]"),
+            ("members", "Member[]"),
             ("unreachable", "string[]?"),
             ("partial", "boolean?"),
         ],
@@ -326,7 +334,8 @@ pub(super) fn all() -> Map<String, Value> {
 mod tests {
     use super::*;
     use heartline::entries::{
-        ConversationMember, Missing, NodeEntry, Page, RoomEntry, SocketEntry, UserPresence,
+        ConversationMember, MemberEntry, Missing, NodeEntry, Page, RoomEntry, SocketEntry,
+        UserPresence,
     };
     use heartline::store::{History, StoredMessage};
     use serde::Serialize;
@@ -395,6 +404,12 @@ mod tests {
             members: 1,
         };
         fits("Room", room);
+        let member = MemberEntry {
+            user_id: "x".into(),
+            user_type: text(),
+            devices: 1,
+        };
+        fits("Member", member);
         let member = ConversationMember {
             user_id: "x".into(),
             user_type: text(),

@@ -5,10 +5,10 @@ mod token;
 
 use clap::{Parser, Subcommand};
 
-use crate::config;
 use crate::config::given::Given;
+use crate::config::{self, Loaded};
 use crate::exit::{Exit, print};
-use crate::{doctor, out, schedule, serve};
+use crate::{dev, doctor, out, schedule, serve};
 
 /// A self-hosted realtime gateway that always knows who is really there.
 #[derive(Debug, Parser)]
@@ -68,24 +68,37 @@ enum ConfigCommand {
     Docs,
 }
 
+/// Says that a configuration is good, and what is to be said of it besides.
+///
+/// # Errors
+/// The exit code; the reason is on standard error.
+fn check(loaded: Loaded, dev: bool) -> Result<(), Exit> {
+    let Loaded {
+        mut settings,
+        mut warnings,
+        ..
+    } = loaded;
+    if dev {
+        dev::prepare(&mut settings);
+    }
+    warnings.extend(serve::check(&settings)?);
+    let next = settings.schedule.show_next(schedule::now(), 3);
+    print("the configuration is good\n")?;
+    print(&format!("retention is done next at {}\n", next.join(", ")))?;
+    warnings.iter().for_each(out::complain);
+    if let Some(what) = serve::missing_authentication(&settings) {
+        out::complain(format!("`serve` will refuse it all the same: {what}"));
+    }
+    Ok(())
+}
+
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Exit {
     let done = match cli.command {
         Command::Serve { given, dev } => given.load(dev).and_then(|loaded| serve::run(loaded, dev)),
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::Config(ConfigCommand::Check { given, dev }) => {
-            given.load(dev).and_then(|mut loaded| {
-                loaded.warnings.extend(serve::check(&loaded.settings)?);
-                let next = loaded.settings.schedule.show_next(schedule::now(), 3);
-                print("the configuration is good\n")?;
-                print(&format!("retention is done next at {}\n", next.join(", ")))?;
-                loaded.warnings.iter().for_each(out::complain);
-                if let (Some(what), false) = (serve::missing_authentication(&loaded.settings), dev)
-                {
-                    out::complain(format!("`serve` will refuse it all the same: {what}"));
-                }
-                Ok(())
-            })
+            given.load(dev).and_then(|loaded| check(loaded, dev))
         }
         Command::Config(ConfigCommand::Show { given, dev }) => {
             given.load(dev).and_then(|loaded| print(&loaded.show()))

@@ -79,7 +79,7 @@ pub(super) fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<Str
             secret.len()
         ));
     }
-    check_wallets(settings, errors);
+    check_wallets(settings, sources.dev, errors);
     if sources.dev && !is_loopback(&settings.listen) {
         errors.push(format!(
             "--dev listens on this machine only, and server.listen is {:?}: use 127.0.0.1, or leave --dev out",
@@ -112,8 +112,8 @@ fn check_files(settings: &Settings, errors: &mut Vec<String>) {
     }
 }
 
-/// What sign-in with wallets needs.
-fn check_wallets(settings: &Settings, errors: &mut Vec<String>) {
+/// What sign-in with wallets needs. With `--dev` a secret is made where there is no key at all.
+fn check_wallets(settings: &Settings, dev: bool, errors: &mut Vec<String>) {
     if !settings.wallet.enabled {
         return;
     }
@@ -124,14 +124,17 @@ fn check_wallets(settings: &Settings, errors: &mut Vec<String>) {
                 .into(),
         );
     }
-    // Without any key `serve` says what is missing, and `--dev` makes a secret.
-    if settings.jwt.is_configured() && !settings.jwt.signs() {
-        errors.push(
-            "auth.wallet.enabled needs a key that signs tokens, and auth.jwt only has one that \
-             verifies them: either set auth.jwt.secret (HS256), or auth.wallet.key to the PEM of \
-             an Ed25519 private key (`openssl genpkey -algorithm ed25519` makes one)"
-                .into(),
-        );
+    let verifies = settings.jwt.is_configured();
+    if !settings.jwt.signs() && (verifies || !dev) {
+        let there_is = match verifies {
+            true => "auth.jwt only has one that verifies them",
+            false => "there is none",
+        };
+        errors.push(format!(
+            "auth.wallet.enabled needs a key that signs tokens, and {there_is}: either set \
+             auth.jwt.secret (HS256), or auth.wallet.key to the PEM of an Ed25519 private key \
+             (`openssl genpkey -algorithm ed25519` makes one)"
+        ));
     }
 }
 
@@ -241,8 +244,16 @@ mod tests {
         assert_eq!(refused(&[ON, AT, JWKS, "auth.wallet.key=key.pem"]), "");
         assert_eq!(refused(&[ON, AT, JWKS, SECRET]), "");
         assert!(refused(&[ON, SECRET]).contains("needs auth.wallet.domain"));
-        let why = refused(&[ON, AT, JWKS]);
-        assert!(why.contains("either set auth.jwt.secret") && why.contains("or auth.wallet.key"));
+        for (keys, there_is) in [(&[JWKS][..], "one that verifies"), (&[], "there is none")] {
+            // Also where nobody needs a token to come in.
+            for mode in ["required", "optional", "off"] {
+                let mode = format!("auth.mode={mode}");
+                let why = refused(&[&[ON, AT, &mode][..], keys].concat());
+                assert!(why.contains(there_is), "{why}");
+                assert!(why.contains("either set auth.jwt.secret"), "{why}");
+                assert!(why.contains("or auth.wallet.key"), "{why}");
+            }
+        }
         assert_eq!(
             refused(&[ON, AT, SECRET, "cluster.url=redis://localhost"]),
             ""
@@ -265,6 +276,23 @@ mod tests {
                 .iter()
                 .any(|what| what.contains("auth.wallet.domain has no effect"))
         );
+    }
+
+    #[test]
+    fn dev_makes_the_key_of_wallets_unless_another_verifies() {
+        let refused = |more: &[&str]| {
+            let sets = ["auth.wallet.enabled=true", "auth.wallet.domain=app.example"];
+            let sources = Sources {
+                set: sets.iter().chain(more).map(ToString::to_string).collect(),
+                dev: true,
+                ..Sources::default()
+            };
+            let refused = load(&sources, std::iter::empty()).err();
+            refused.map_or_else(String::new, |errors| errors.to_string())
+        };
+        assert_eq!(refused(&[]), "");
+        let why = refused(&["auth.jwt.jwks_url=https://issuer.example/keys"]);
+        assert!(why.contains("one that verifies"), "{why}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use heartline_core::store::{Cleaned, Cleaning};
 use tokio_postgres::Error;
 
 use super::session::Session;
-use crate::clean::{Plan, ROWS, Row, TALKS, Talk, by_age, by_number};
+use crate::clean::{Plan, ROWS, Row, TALKS, Talk, by_age, by_number, of_invites};
 
 /// One step. What it looks at and what it removes are two statements: floors only rise, so what
 /// happens in between does no harm.
@@ -14,6 +14,7 @@ pub(super) async fn step(session: &Session, what: Cleaning, from: u64) -> Result
     let plan = match what {
         Cleaning::MessagesBefore(time) => by_age(&messages(session, from).await?, number(time)),
         Cleaning::MessagesBeyond(keep) => by_number(&talks(session, from).await?, number(keep)),
+        Cleaning::InvitesBefore(time) => return invites(session, number(time)).await,
     };
     let rows = match plan.floors.is_empty() {
         true => 0,
@@ -68,6 +69,37 @@ async fn apply(session: &Session, plan: &Plan) -> Result<u64, Error> {
     let floors: Vec<i64> = plan.floors.values().copied().collect();
     let rows = session.query(sql, &[&ids, &floors]).await?;
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)) as u64)
+}
+
+/// The first invites that ended before `$1`, `$2` at most.
+macro_rules! ended {
+    () => {
+        "SELECT code FROM heartline.invite WHERE ends_at < $1 ORDER BY ends_at, code LIMIT $2"
+    };
+}
+
+/// Removes who came by the first of the invites that ended before a moment, then these, once
+/// nothing is left of that. Nobody comes by them in between: they ended long ago.
+async fn invites(session: &Session, before: i64) -> Result<Cleaned, Error> {
+    let uses = concat!(
+        "DELETE FROM heartline.invite_use u USING (
+            SELECT code, person FROM heartline.invite_use WHERE code IN (",
+        ended!(),
+        ") LIMIT $2) AS gone
+        WHERE u.code = gone.code AND u.person = gone.person"
+    );
+    let rows = ROWS as i64;
+    let uses = session.execute(uses, &[&before, &rows]).await?;
+    let invites = concat!(
+        "DELETE FROM heartline.invite WHERE code IN (",
+        ended!(),
+        ")"
+    );
+    let invites = match uses < ROWS as u64 {
+        true => session.execute(invites, &[&before, &rows]).await?,
+        false => 0,
+    };
+    Ok(of_invites(uses, invites))
 }
 
 /// Takes a job until then, Unix milliseconds, unless another node has it: when it was done last,

@@ -95,6 +95,14 @@ impl PostgresUrl {
         Ok(PostgresUrl { config, roots })
     }
 
+    /// Looks whether the certificates can be read by which the server is to be verified.
+    ///
+    /// # Errors
+    /// A sentence that names what cannot be read.
+    pub fn check(&self) -> Result<(), String> {
+        self.tls().map(drop)
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
@@ -254,6 +262,18 @@ mod tests {
         assert!(!format!("{url:?}").contains("hunter2"));
         let two = PostgresUrl::parse("postgres://a:1,b:2/app").unwrap();
         assert_eq!(two.to_string(), "postgres://a:1,b:2/app");
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_read_are_found_without_a_server() {
+        let of = |more: &str| {
+            let url = format!("postgres://ann:hunter2@db/app?{more}");
+            PostgresUrl::parse(&url).unwrap().check()
+        };
+        assert_eq!(of("sslmode=require"), Ok(()));
+        let wrong = of("sslmode=verify-full&sslrootcert=/nowhere.pem").unwrap_err();
+        assert!(wrong.contains("/nowhere.pem cannot be read"), "{wrong}");
+        assert!(!wrong.contains("hunter2"), "{wrong}");
     }
 
     #[test]

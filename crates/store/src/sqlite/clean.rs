@@ -3,7 +3,7 @@
 use heartline_core::store::{Cleaned, Cleaning};
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::clean::{Plan, ROWS, Row, TALKS, Talk, by_age, by_number};
+use crate::clean::{Plan, ROWS, Row, TALKS, Talk, by_age, by_number, of_invites};
 
 /// One step, in the transaction of what waits with it.
 pub(crate) fn step(
@@ -15,6 +15,7 @@ pub(crate) fn step(
     let plan = match what {
         Cleaning::MessagesBefore(time) => by_age(&messages(transaction, from)?, number(time)),
         Cleaning::MessagesBeyond(keep) => by_number(&talks(transaction, from)?, number(keep)),
+        Cleaning::InvitesBefore(time) => return invites(transaction, number(time)),
     };
     let rows = apply(transaction, &plan)?;
     let next = plan.next.map(|next| next as u64);
@@ -62,6 +63,33 @@ fn apply(transaction: &Transaction<'_>, plan: &Plan) -> rusqlite::Result<u64> {
         rows += remove.execute([conversation, floor])? as u64;
     }
     Ok(rows)
+}
+
+/// The first invites that ended before `?1`, `?2` at most.
+macro_rules! ended {
+    () => {
+        "SELECT code FROM invite WHERE ends_at < ?1 ORDER BY ends_at, code LIMIT ?2"
+    };
+}
+
+/// Removes who came by the first of the invites that ended before a moment, then these, once
+/// nothing is left of that.
+fn invites(transaction: &Transaction<'_>, before: i64) -> rusqlite::Result<Cleaned> {
+    let remove = |sql| {
+        let mut remove = transaction.prepare_cached(sql)?;
+        remove.execute(params![before, ROWS])
+    };
+    let uses = remove(concat!(
+        "DELETE FROM invite_use WHERE (code, person) IN (
+             SELECT code, person FROM invite_use WHERE code IN (",
+        ended!(),
+        ") LIMIT ?2)"
+    ))?;
+    let invites = match uses < ROWS {
+        true => remove(concat!("DELETE FROM invite WHERE code IN (", ended!(), ")"))?,
+        false => 0,
+    };
+    Ok(of_invites(uses as u64, invites as u64))
 }
 
 /// When a job was done last.

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (10, include_str!("migrations/0010.sql")),
     (11, include_str!("migrations/0011.sql")),
     (20, include_str!("migrations/0020.sql")),
+    (21, include_str!("migrations/0021.sql")),
 ];
 
 /// How long a start waits for a stranger that has the file locked.

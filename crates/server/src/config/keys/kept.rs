@@ -173,10 +173,10 @@ pub(super) const KEYS: &[Key] = &[
     node(
         "retention.schedule",
         "\"0 2 * * *\"",
-        "when old messages are removed, and what else has expired: minute, hour, day, month and \
-         weekday as cron has them; `heartline config check` prints the next three times. Of \
-         nodes that share a store one does it. What was missed is made up for within five \
-         minutes of the start",
+        "when old messages are removed, and invites that expired or were taken back 30 days \
+         before: minute, hour, day, month and weekday as cron has them; `heartline config check` \
+         prints the next three times. Of nodes that share a store one does it. What was missed is \
+         made up for within five minutes of the start",
         |s, v| s.schedule.set_times(&text(v)?),
     ),
     node(
