@@ -64,6 +64,20 @@ fn an_event_that_nobody_handles_is_answered_if_an_answer_was_asked_for() {
 }
 
 #[test]
+fn a_name_of_nothing_but_colons_is_looked_at_once() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let name = ":".repeat(900_000);
+    let begun = std::time::Instant::now();
+    let answer = world.ask(&mut ann, &format!(r#"421["{name}",1]"#));
+    // Each colon may end a family's name: to look at all that stands before each takes minutes.
+    assert!(begun.elapsed() < seconds(20), "{:?}", begun.elapsed());
+    assert!(answer[0].contains("NOT_IMPLEMENTED"), "{answer:?}");
+    let answer = world.ask(&mut ann, r#"422["join:round:x","7"]"#);
+    assert!(answer[1].contains(r#""room":"round:x:7""#), "{answer:?}");
+}
+
+#[test]
 fn a_live_event_with_an_id_is_acknowledged_whatever_refuses_it() {
     let limited = config_with(|root| root.limits.events = Some(Limit::per(5, 5)));
     let mut world = World::new(limited);
