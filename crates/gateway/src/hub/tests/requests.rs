@@ -78,6 +78,34 @@ fn a_name_of_nothing_but_colons_is_looked_at_once() {
 }
 
 #[test]
+fn a_publication_is_counted_for_those_who_get_it() {
+    let mut world = World::new(config());
+    let mut clients: Vec<Client> = ["ann", "bob", "cat"]
+        .map(|name| world.socketio(&format!("user={name}")))
+        .into();
+    for client in &mut clients {
+        world.ask(client, r#"421["join","r"]"#);
+    }
+    let counted = |world: &World| {
+        let outbound = r#"heartline_messages_outbound_total{type="event"}"#;
+        ["heartline_deliveries_total", outbound].map(|name| world.metric(name))
+    };
+    for (to_self, count) in [("false", 2), ("true", 3)] {
+        let before = counted(&world);
+        let data = format!(r#"{{"room":"r","event":"e","data":1,"self":{to_self}}}"#);
+        world.ask(&mut clients[0], &format!(r#"42["publish",{data}]"#));
+        let heard = clients.iter_mut().map(|client| client.hears().len());
+        // Whoever has said it has heard it with the answer.
+        assert_eq!(heard.sum::<usize>(), 2);
+        assert_eq!(
+            counted(&world),
+            before.map(|before| before + count),
+            "{to_self}"
+        );
+    }
+}
+
+#[test]
 fn a_live_event_with_an_id_is_acknowledged_whatever_refuses_it() {
     let limited = config_with(|root| root.limits.events = Some(Limit::per(5, 5)));
     let mut world = World::new(limited);
