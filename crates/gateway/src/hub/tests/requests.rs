@@ -78,6 +78,70 @@ fn a_name_of_nothing_but_colons_is_looked_at_once() {
 }
 
 #[test]
+fn what_names_a_room_and_is_too_long_is_refused_before_it_is_understood() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let padded = |bytes: usize| {
+        let rest = r#"{"roundId":7,"x":[]}"#.len();
+        format!(r#"{{"roundId":7,"x":[{}]}}"#, " ".repeat(bytes - rest))
+    };
+    for event in ["join:round", "leave:round"] {
+        let ask = |data: &str| format!(r#"421["{event}",{data}]"#);
+        let answer = world.ask(&mut ann, &ask(&padded(4_096)));
+        assert!(answer[1].contains(r#""room":"round:7""#), "{answer:?}");
+        let answer = world.ask(&mut ann, &ask(&padded(4_097)));
+        let is_said = answer[0].contains("INVALID_ROOM") && answer[0].contains("4096 bytes");
+        assert!(is_said, "{answer:?}");
+    }
+    let kind = "k".repeat(4_097);
+    for (event, data) in [
+        (format!("join:{kind}"), "7".to_owned()),
+        (
+            "join".to_owned(),
+            format!("[{}]", vec!["1"; 4_000].join(",")),
+        ),
+        (
+            "leave".to_owned(),
+            format!("{{\"x\":\"{}\"}}", "x".repeat(4_096)),
+        ),
+    ] {
+        let answer = world.ask(&mut ann, &format!(r#"421["{event}",{data}]"#));
+        let is_said = answer[0].contains("INVALID_ROOM") && answer[0].contains("4096 bytes");
+        assert!(is_said, "{answer:?}");
+    }
+}
+
+#[test]
+fn what_a_builtin_event_does_not_need_of_its_data_is_passed_over() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    // As deep as data may be, and deeper than it is understood.
+    let deep = format!("{}{}", "[".repeat(400), "]".repeat(400));
+    let data = format!(r#"{{"timestamp":1,"x":{deep}}}"#);
+    let answer = world.ask(&mut ann, &format!(r#"421["heartbeat:response",{data}]"#));
+    let latency = answer[0].strip_prefix(r#"431[{"latencyMs":"#);
+    assert!(
+        latency.is_some_and(|millis| millis.starts_with(char::is_numeric)),
+        "{answer:?}"
+    );
+    let users = format!(r#"{{"users":[{},7,{deep}]}}"#, vec!["\"x\""; 101].join(","));
+    for event in ["presence:get", "presence:watch", "presence:unwatch"] {
+        let answer = world.ask(&mut ann, &format!(r#"421["{event}",{users}]"#));
+        assert!(
+            answer[0].contains("at most 100 users"),
+            "{event}: {answer:?}"
+        );
+    }
+    let data = format!(r#"{{"conversationId":{deep},"content":"hi","tempId":5}}"#);
+    let answer = world.ask(&mut ann, &format!(r#"421["message:send",{data}]"#));
+    let why = "conversationId must be text that is not empty, or a number";
+    assert!(answer.iter().all(|one| one.contains(why)), "{answer:?}");
+    let data = format!(r#"{{"conversationId":{deep}}}"#);
+    let answer = world.ask(&mut ann, &format!(r#"421["history:get",{data}]"#));
+    assert!(answer[0].contains("none of the kinds"), "{answer:?}");
+}
+
+#[test]
 fn a_publication_is_counted_for_those_who_get_it() {
     let mut world = World::new(config());
     let mut clients: Vec<Client> = ["ann", "bob", "cat"]
