@@ -57,7 +57,8 @@ pub struct Config {
     pub max_connections: Option<usize>,
     /// Most connections at once from one address; more get HTTP 429.
     pub max_connections_per_ip: Option<usize>,
-    /// How long a Socket.IO connection may stay without joining a namespace.
+    /// How long a Socket.IO connection may stay without joining a namespace: at first, and when it has
+    /// left the last that it was in.
     pub connect_timeout: Duration,
     /// How long an upgrade from polling to WebSocket may take.
     pub upgrade_timeout: Duration,

@@ -141,42 +141,67 @@ impl std::fmt::Debug for SocketData {
     }
 }
 
+/// Sockets and their data.
+type Table = HashMap<SocketAddress, SocketData>;
+
+/// Into how many parts they are divided, by where the sockets are.
+const PARTS: usize = 64;
+
 /// The data of all sockets that have some.
-#[derive(Default)]
-pub(crate) struct AllData(Mutex<HashMap<SocketAddress, SocketData>>);
+pub(crate) struct AllData([Mutex<Table>; PARTS]);
+
+impl Default for AllData {
+    fn default() -> AllData {
+        AllData(std::array::from_fn(|_| Mutex::default()))
+    }
+}
 
 impl AllData {
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddress, SocketData>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self, socket: &SocketAddress) -> std::sync::MutexGuard<'_, Table> {
+        let part = socket.0.conn.slot.index() % PARTS;
+        self.0[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many parts there are.
+    pub(crate) const fn parts() -> usize {
+        PARTS
     }
 
     /// A living socket's data.
     pub(crate) fn of(&self, socket: SocketAddress) -> SocketData {
-        self.table().entry(socket).or_default().clone()
+        self.table(&socket).entry(socket).or_default().clone()
     }
 
     /// A socket's data, if it has some.
     pub(crate) fn find(&self, socket: &SocketAddress) -> Option<SocketData> {
-        self.table().get(socket).cloned()
+        self.table(socket).get(socket).cloned()
     }
 
     /// A socket goes on with the data of an earlier one.
     pub(crate) fn put(&self, socket: SocketAddress, data: SocketData) {
-        let before = self.table().insert(socket, data);
+        let before = self.table(&socket).insert(socket, data);
         // Without the lock: what is dropped may ask for data.
         drop(before);
     }
 
-    /// Drops the data of sockets that are `gone`: of handlers that asked for it too late.
-    pub(crate) fn forget(&self, gone: impl Fn(&SocketAddress) -> bool) {
-        let forgotten: Vec<_> = self.table().extract_if(|socket, _| gone(socket)).collect();
+    /// Drops the data of sockets that are `gone`, in one part: of handlers that asked for it too
+    /// late. How many sockets were looked at.
+    pub(crate) fn forget_in(&self, part: usize, gone: impl Fn(&SocketAddress) -> bool) -> usize {
+        let Some(part) = self.0.get(part) else {
+            return 0;
+        };
+        let mut table = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked_at = table.len();
+        let forgotten: Vec<_> = table.extract_if(|socket, _| gone(socket)).collect();
+        drop(table);
         // Without the lock: what is dropped may ask for data.
         drop(forgotten);
+        looked_at
     }
 
     /// The data of a socket that ends; nobody finds it here any more.
     pub(crate) fn take(&self, socket: &SocketAddress) -> Option<SocketData> {
-        let mut table = self.table();
+        let mut table = self.table(socket);
         let taken = table.remove(socket);
         if table.is_empty() {
             table.shrink_to_fit();

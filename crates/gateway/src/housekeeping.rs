@@ -4,9 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use crate::op::{Op, Query};
+use crate::op::{Query, SweepPlace};
 use crate::recovery::TRIM_INTERVAL;
 use crate::shared::Shared;
 
@@ -78,18 +76,20 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     tokio::join!(graces, limits, trims, sweeps);
 }
 
-/// Sweeps all shards; how many entries were removed.
+/// Sweeps all shards, each in as many turns as that takes; how many entries were removed.
 pub(crate) async fn sweep(shared: &Arc<Shared>) -> usize {
-    let mut answers = Vec::new();
-    for shard in 0..shared.fanout.shard_count() {
-        let (reply, answer) = oneshot::channel();
-        shared.fanout.post(shard, Op::Query(Query::Sweep { reply }));
-        answers.push(answer);
-    }
     let mut removed = 0;
-    for answer in answers {
-        // A shard that has stopped has nothing to sweep.
-        removed += answer.await.unwrap_or(0);
+    for shard in 0..shared.fanout.shard_count() {
+        let mut place = Some(SweepPlace::FIRST);
+        while let Some(from) = place {
+            let asked = shared
+                .fanout
+                .query(shard, |reply| Query::Sweep { from, reply });
+            // A shard that has stopped has nothing to sweep.
+            let (some, next) = asked.await.unwrap_or_default();
+            removed += some;
+            place = next;
+        }
     }
     removed
 }

@@ -484,8 +484,26 @@ pub(crate) enum Query {
         from: Slot,
         reply: oneshot::Sender<(usize, Option<Slot>)>,
     },
-    /// Remove what the timers missed; the number of entries removed.
-    Sweep { reply: oneshot::Sender<usize> },
+    /// Remove some of what the timers missed, from a place on; the number of entries removed, and
+    /// the place to go on from.
+    Sweep {
+        from: SweepPlace,
+        reply: oneshot::Sender<(usize, Option<SweepPlace>)>,
+    },
+}
+
+/// A place in a shard's sweep, which goes through its slots, then the parts of the table of who is
+/// online, then those of what apps remember.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SweepPlace {
+    Slot(Slot),
+    Users(usize),
+    Data(usize),
+}
+
+impl SweepPlace {
+    /// Where a sweep begins.
+    pub(crate) const FIRST: SweepPlace = SweepPlace::Slot(Slot(0));
 }
 
 /// A place in a shard's list of sockets: a slot, and there a namespace's number.

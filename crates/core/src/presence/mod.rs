@@ -573,24 +573,31 @@ impl Presence {
         found
     }
 
-    /// Entries of a shard whose sockets are not there any more, by `alive`.
-    pub fn orphans(
+    /// Into how many parts the users are divided, about evenly.
+    pub const fn parts() -> usize {
+        PARTS
+    }
+
+    /// Entries of a shard in a part of the users whose sockets are not there any more, by `alive`;
+    /// and how many users were looked at.
+    pub fn orphans_in(
         &self,
+        part: usize,
         shard: u16,
         alive: impl Fn(&SocketAddress) -> bool,
-    ) -> Vec<(Arc<UserKey>, SocketAddress)> {
-        let mut orphans = Vec::new();
-        for part in &self.parts {
-            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            for user in part.users.values().flatten() {
-                for entry in &user.sockets {
-                    if entry.socket.0.conn.shard == shard && !alive(&entry.socket) {
-                        orphans.push((user.key.clone(), entry.socket));
-                    }
-                }
-            }
-        }
-        orphans
+    ) -> (Vec<(Arc<UserKey>, SocketAddress)>, usize) {
+        let Some(part) = self.parts.get(part) else {
+            return (Vec::new(), 0);
+        };
+        let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = part.users.values().flatten();
+        let orphans = users.flat_map(|user| {
+            let of_shard = |entry: &&Entry| entry.socket.0.conn.shard == shard;
+            let mine = user.sockets.iter().filter(of_shard);
+            let orphans = mine.filter(|entry| !alive(&entry.socket));
+            orphans.map(|entry| (user.key.clone(), entry.socket))
+        });
+        (orphans.collect(), part.users.len())
     }
 }
 

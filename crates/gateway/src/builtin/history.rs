@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::inbox::Id;
+use super::given::Id;
 use super::messages::RETRY_AFTER_MS;
 use crate::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start, StoreError};
 use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, rooms};

@@ -4,27 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::given::Id;
 use super::history::{MAX_BYTES, refused};
 use crate::auth::{Identity, UserKey};
 use crate::store::conversations::{INBOX, Inbox, InboxEntry, InboxPlace, InboxQuery, MAX_INBOX};
 use crate::{Code, EventError, Gateway, Json, Socket, rooms};
-
-/// An id as clients have it: numbers do as well.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Id {
-    Text(String),
-    Number(serde_json::Number),
-}
-
-impl From<Id> for String {
-    fn from(id: Id) -> String {
-        match id {
-            Id::Text(id) => id,
-            Id::Number(id) => id.to_string(),
-        }
-    }
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

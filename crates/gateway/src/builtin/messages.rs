@@ -7,6 +7,7 @@ use heartline_wire::json;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::given::Given;
 use crate::auth::UserKey;
 use crate::store::{Channel, NewMessage, StoreError, Stored, StoredMessage, Tell, temp_id};
 use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, To, rooms};
@@ -47,9 +48,9 @@ impl FromEvent for Draft {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Raw {
-            conversation_id: Option<serde_json::Value>,
-            room: Option<serde_json::Value>,
-            content: Option<serde_json::Value>,
+            conversation_id: Option<Given>,
+            room: Option<Given>,
+            content: Option<Given>,
             temp_id: Option<Box<RawValue>>,
         }
         let Ok(Json(raw)) = Json::<Raw>::from_event(event) else {
@@ -67,7 +68,7 @@ impl FromEvent for Draft {
             }
         };
         let content = match raw.content {
-            Some(serde_json::Value::String(text)) => Some(text),
+            Some(Given::Text(text)) => Some(text),
             _ => None,
         };
         Ok(Draft {
@@ -93,11 +94,11 @@ fn kept_temp_id(raw: &str) -> Option<String> {
 }
 
 /// An id: text that is not empty, or a number; and whether something else came in its place.
-fn id(value: Option<serde_json::Value>) -> (Option<String>, bool) {
+fn id(value: Option<Given>) -> (Option<String>, bool) {
     match value {
-        Some(serde_json::Value::String(text)) if !text.is_empty() => (Some(text), false),
-        Some(serde_json::Value::Number(number)) => (Some(number.to_string()), false),
-        None | Some(serde_json::Value::Null) => (None, false),
+        Some(Given::Text(text)) if !text.is_empty() => (Some(text), false),
+        Some(Given::Number(number)) => (Some(number.to_string()), false),
+        None => (None, false),
         Some(_) => (None, true),
     }
 }

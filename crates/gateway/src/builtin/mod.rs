@@ -2,6 +2,7 @@
 
 mod auth;
 mod checkpoint;
+mod given;
 mod history;
 mod inbox;
 mod invites;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::given::Few;
 use crate::entries::UserPresence;
 use crate::{Code, EventError, Gateway, Json, Picture, Socket};
 
@@ -14,7 +15,7 @@ const MEMBERS_AN_EVENT: usize = 10;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Question {
-    users: Vec<String>,
+    users: Few<MAX_USERS>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,9 +41,9 @@ enum Named<'a> {
 /// `INVALID_DATA`: both are, or too many users.
 fn named<'a>(
     room: Option<&'a str>,
-    users: Option<&'a [String]>,
+    users: Option<&'a Few<MAX_USERS>>,
 ) -> Result<Option<Named<'a>>, EventError> {
-    match (room, users) {
+    match (room, users.map(|Few(users)| &users[..])) {
         (None, None) => Ok(None),
         (Some(room), None) => Ok(Some(Named::Room(room))),
         (None, Some(users)) if users.len() > MAX_USERS => Err(too_many()),
@@ -60,12 +61,13 @@ pub(super) async fn presence_get(
     gateway: Gateway,
     Json(question): Json<Question>,
 ) -> Result<Json<Answer>, EventError> {
-    if question.users.len() > MAX_USERS {
+    let Few(users) = question.users;
+    if users.len() > MAX_USERS {
         return Err(too_many());
     }
-    socket.charge(question.users.len().saturating_sub(1));
+    socket.charge(users.len().saturating_sub(1));
     let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
-    let (users, as_of) = gateway.presence_as_of(tenant, &question.users).await;
+    let (users, as_of) = gateway.presence_as_of(tenant, &users).await;
     Ok(Json(Answer { users, as_of }))
 }
 
@@ -80,7 +82,7 @@ struct After {
 #[derive(Debug, Deserialize)]
 pub(super) struct Watch {
     room: Option<String>,
-    users: Option<Vec<String>>,
+    users: Option<Few<MAX_USERS>>,
     after: Option<After>,
 }
 
@@ -93,7 +95,7 @@ pub(super) async fn presence_watch(
 ) -> Result<Json<Picture>, EventError> {
     let after = watch.after.as_ref();
     let after = after.map(|after| (&*after.epoch, after.rev));
-    let picture = match named(watch.room.as_deref(), watch.users.as_deref())? {
+    let picture = match named(watch.room.as_deref(), watch.users.as_ref())? {
         Some(Named::Room(room)) => {
             // Before it is answered: what is refused costs as much.
             socket.charge(ROOM_EVENTS - 1);
@@ -118,7 +120,7 @@ pub(super) async fn presence_watch(
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Unwatch {
     room: Option<String>,
-    users: Option<Vec<String>>,
+    users: Option<Few<MAX_USERS>>,
     epoch: Option<String>,
 }
 
@@ -135,7 +137,7 @@ pub(super) async fn presence_unwatch(
     Json(unwatch): Json<Option<Unwatch>>,
 ) -> Result<Json<Unwatched>, EventError> {
     let unwatch = unwatch.unwrap_or_default();
-    let named = named(unwatch.room.as_deref(), unwatch.users.as_deref())?;
+    let named = named(unwatch.room.as_deref(), unwatch.users.as_ref())?;
     let ended = match (named, unwatch.epoch.as_deref()) {
         (None, epoch) => gateway.unwatch(&socket, epoch),
         (Some(Named::Room(room)), None) => gateway.unwatch_room(&socket, room).into(),

@@ -78,6 +78,16 @@ impl FromEvent for Named {
     }
 }
 
+/// Most bytes of data of which all is looked at: a room's name has 256, and 1 536 where each of them
+/// is escaped.
+const MAX_DATA: usize = 4_096;
+
+/// Data that is not looked at for its size.
+fn too_long() -> EventError {
+    let sentence = format!("What names a room has at most {MAX_DATA} bytes");
+    EventError::new(Code::InvalidRoom, sentence)
+}
+
 /// What `members` must be.
 const MEMBERS: &str = "members must be true or false";
 
@@ -85,6 +95,9 @@ const MEMBERS: &str = "members must be true or false";
 fn misfit(event: &Event<'_>) -> EventError {
     let no_room = |sentence| EventError::new(Code::InvalidRoom, sentence);
     let misfit = |sentence| EventError::new(Code::InvalidData, sentence);
+    if event.first().len() > MAX_DATA {
+        return too_long();
+    }
     match serde_json::from_str(event.first()) {
         Ok(serde_json::Value::Object(members)) => match members.get("room") {
             Some(serde_json::Value::String(_)) if !is_wish(members.get("members")) => {
@@ -115,6 +128,9 @@ pub(super) struct KindRoom(Wanted);
 impl FromEvent for KindRoom {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         let kind = event.name().split_once(':').map_or("", |(_, kind)| kind);
+        if kind.len().max(event.first().len()) > MAX_DATA {
+            return Err(too_long());
+        }
         let mut value: serde_json::Value =
             serde_json::from_str(&heartline_wire::json::whole(event.first())).unwrap_or_default();
         let wants_members = value.get("members").is_some_and(|wanted| *wanted == true);

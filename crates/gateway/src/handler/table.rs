@@ -38,6 +38,8 @@ pub struct HandlerSet {
     exact: hashbrown::HashMap<Box<str>, Box<dyn ErasedHandler>>,
     /// By what stands before a colon, from names like `join:*`.
     families: hashbrown::HashMap<Box<str>, Box<dyn ErasedHandler>>,
+    /// Bytes of the longest of them: what stands before a colon that comes later is none.
+    longest: usize,
     /// For events that nothing else handles.
     any: Option<Box<dyn ErasedHandler>>,
     connect: Vec<Box<dyn ErasedHandler>>,
@@ -100,6 +102,7 @@ impl HandlerSet {
     pub(crate) fn merged_with(mut self, other: HandlerSet) -> HandlerSet {
         self.exact.extend(other.exact);
         self.families.extend(other.families);
+        self.longest = self.longest.max(other.longest);
         self.any = other.any.or(self.any);
         self.connect.extend(other.connect);
         self.disconnect.extend(other.disconnect);
@@ -116,7 +119,10 @@ impl HandlerSet {
     fn insert<A: 'static>(&mut self, name: &str, handler: impl Handler<A>) {
         let handler = self.note(Erased::boxed(handler));
         match name.strip_suffix(":*") {
-            Some(family) => drop(self.families.insert(family.into(), handler)),
+            Some(family) => {
+                self.longest = self.longest.max(family.len());
+                self.families.insert(family.into(), handler);
+            }
             None if name == "*" => self.any = Some(handler),
             None => drop(self.exact.insert(name.into(), handler)),
         }
@@ -137,6 +143,8 @@ impl HandlerSet {
         }
     }
 
+    /// The handler of this name, or of the longest family that it is of. A client may say a name of
+    /// a megabyte of colons: no more of it is looked at for a family than the longest has bytes.
     fn find(&self, name: &str) -> Option<&dyn ErasedHandler> {
         if let Some(handler) = self.exact.get(name) {
             return Some(&**handler);
@@ -144,8 +152,10 @@ impl HandlerSet {
         if self.families.is_empty() {
             return None;
         }
-        let mut ends = name.rmatch_indices(':');
-        let handler = ends.find_map(|(end, _)| self.families.get(&name[..end]));
+        let bytes = name.as_bytes();
+        let colons = (0..bytes.len().min(self.longest + 1)).rev();
+        let mut ends = colons.filter(|&end| bytes[end] == b':');
+        let handler = ends.find_map(|end| self.families.get(&name[..end]));
         handler.map(|handler| &**handler)
     }
 }

@@ -4,8 +4,8 @@
 //! and the device policy has let the newcomer in. The connection's input
 //! waits meanwhile, so what a client sends early is neither lost nor taken
 //! for an anonymous socket's. Should the connection end first, nobody is asked to admit it;
-//! should it end in that very moment, the admission is taken back. Those who have to go for
-//! the newcomer go when it is there.
+//! should it end in that very moment, or what follows the admission run out of time, the
+//! admission is taken back. Those who have to go for the newcomer go when it is there.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, Weak};
@@ -37,7 +37,7 @@ use super::tasks::TaskKind;
 use crate::common::{Record, owner};
 use crate::data::SocketData;
 use crate::handler::{Arrival, Body, Event, Handle, Handlers};
-use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal, Replaced};
+use crate::op::{Connecting, LineOp, Op, Park, Refusal, Replaced};
 use crate::publication::Encoding;
 use crate::recovery::Turn;
 use crate::shared::Shared;
@@ -73,9 +73,46 @@ impl Earlier {
     }
 }
 
+/// How many of the conversations of a socket that comes back are asked about at once: many come back
+/// together, and the store has many who wait.
+const ASKED_AT_ONCE: usize = 8;
+
+/// A newcomer that is let in, and of which its shard does not know that: the admission is taken back
+/// if it is dropped.
+struct LetIn<'a> {
+    shared: &'a Shared,
+    socket: SocketAddress,
+    identity: Arc<Identity>,
+    /// `None`: the shard is told.
+    admitted: Option<Admitted>,
+}
+
+impl LetIn<'_> {
+    /// For the shard, which takes it back from here on if it has to.
+    fn hand_over(mut self) -> (Arc<Identity>, Admitted) {
+        let admitted = self.admitted.take().unwrap_or_default();
+        (self.identity.clone(), admitted)
+    }
+}
+
+impl Drop for LetIn<'_> {
+    fn drop(&mut self) {
+        if let Some(admitted) = self.admitted.take() {
+            take_back(self.shared, self.socket, &self.identity, &admitted);
+        }
+    }
+}
+
+/// Somebody who was let in is not there: the user is not online for it, and who was to go stays.
+fn take_back(shared: &Shared, socket: SocketAddress, who: &Identity, admitted: &Admitted) {
+    if let Some(user) = &who.user {
+        shared.fanout.backplane.withdraw(user, socket, admitted);
+    }
+}
+
 /// What an authentication came to.
-struct Authenticated {
-    outcome: Outcome,
+struct Authenticated<'a> {
+    outcome: Result<LetIn<'a>, Refusal>,
     /// What the newcomer brings of an earlier socket is another user's.
     is_foreign: bool,
     /// Nobody else goes on with that socket meanwhile.
@@ -84,14 +121,14 @@ struct Authenticated {
 
 /// Verifies credentials and asks the backplane for admission, if the newcomer is still
 /// `here` then.
-async fn authenticate(
-    shared: &Shared,
+async fn authenticate<'a>(
+    shared: &'a Shared,
     handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
     (socket, earlier): (SocketAddress, Option<Earlier>),
     here: Weak<()>,
-) -> Option<Authenticated> {
+) -> Option<Authenticated<'a>> {
     let identity = match identify(shared, handlers, mode, credentials, socket).await {
         Ok(identity) => identity,
         Err(refusal) => {
@@ -119,7 +156,7 @@ async fn authenticate(
     let instead_of = earlier.as_ref().zip(elsewhere.as_ref().ok());
     let instead_of = instead_of.and_then(|(earlier, record)| last_place(shared, earlier, record));
     let outcome = admit(shared, identity, (socket, instead_of), here).await?;
-    if let Ok((identity, _)) = &outcome {
+    if let Ok(LetIn { identity, .. }) = &outcome {
         if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
             && let Some(attended) = common.attend(user)
         {
@@ -156,14 +193,20 @@ fn last_place(
 }
 
 /// Asks the backplane for admission; `None`: the newcomer has gone.
-async fn admit(
-    shared: &Shared,
+async fn admit<'a>(
+    shared: &'a Shared,
     identity: Arc<Identity>,
     (socket, instead_of): (SocketAddress, Option<SocketAddress>),
     here: Weak<()>,
-) -> Option<Outcome> {
+) -> Option<Result<LetIn<'a>, Refusal>> {
+    let let_in = |identity, admitted| LetIn {
+        shared,
+        socket,
+        identity,
+        admitted: Some(admitted),
+    };
     let Some(user) = &identity.user else {
-        return Some(Ok((identity, Admitted::default())));
+        return Some(Ok(let_in(identity, Admitted::default())));
     };
     let config = &shared.fanout.namespaces.get(socket.namespace()).config;
     let newcomer = Newcomer {
@@ -179,7 +222,7 @@ async fn admit(
         return None;
     }
     Some(match shared.fanout.backplane.connect(newcomer).await {
-        Ok(admitted) => Ok((identity, admitted)),
+        Ok(admitted) => Ok(let_in(identity, admitted)),
         Err(DeviceLimitReached { retry_after }) => Err(Refusal::DeviceLimit(retry_after)),
     })
 }
@@ -341,13 +384,33 @@ fn imported(
 }
 
 /// Asks who belongs to the conversations of a socket that comes back, so that it can be said
-/// at once which are still open to it.
-async fn know_members(shared: &Shared, identity: &Identity, name: &SocketAddress) {
+/// at once which are still open to it. What cannot be found out makes a fresh start, and so does
+/// what is not found out within a third of `auth_timeout`: a store that hangs keeps nobody out.
+async fn know_members(shared: &Shared, identity: &Arc<Identity>, name: &SocketAddress) {
     let recovery = shared.fanout.recovery.as_ref();
     let rooms = recovery.map(|recovery| recovery.sessions.conversations(name));
-    for room in rooms.into_iter().flatten() {
-        // What cannot be found out makes a fresh start.
-        let _ = shared.members.may_join(&room, identity).await;
+    let is_unknown = |room: &Arc<str>| shared.members.may_join_now(room, identity).is_none();
+    let mut unknown = rooms.into_iter().flatten().filter(is_unknown);
+    let mut asked = JoinSet::new();
+    let ask = |asked: &mut JoinSet<()>, room: Arc<str>| {
+        let (members, identity) = (shared.members.clone(), identity.clone());
+        asked.spawn(async move {
+            let _ = members.may_join(&room, &identity).await;
+        });
+    };
+    for room in unknown.by_ref().take(ASKED_AT_ONCE) {
+        ask(&mut asked, room);
+    }
+    let all = async {
+        while asked.join_next().await.is_some() {
+            if let Some(room) = unknown.next() {
+                ask(&mut asked, room);
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(shared.config.auth_timeout / 3, all).await;
+    if in_time.is_err() {
+        tracing::warn!("the store does not say in time who belongs to a conversation");
     }
 }
 
@@ -451,7 +514,7 @@ impl Hub {
                 let recovery = shared.fanout.recovery.as_ref();
                 let op = Op::Connecting(Connecting {
                     socket,
-                    outcome,
+                    outcome: outcome.map(LetIn::hand_over),
                     begin: recovery.map(|recovery| recovery.line.place(recovery.line.last())),
                     is_foreign,
                     turn,
@@ -504,10 +567,7 @@ impl Hub {
         let Some((slot, joining)) = joining else {
             // The connection ended meanwhile, or was refused for its slowness.
             if let Ok((identity, admitted)) = &outcome {
-                if let Some(user) = &identity.user {
-                    let backplane = &self.shared.fanout.backplane;
-                    backplane.withdraw(user, socket, admitted);
-                }
+                take_back(&self.shared, socket, identity, admitted);
             }
             return;
         };

@@ -50,17 +50,22 @@ impl Hub {
         idle.unwrap_or(Duration::MAX)
     }
 
-    /// Until when a connection must have joined something.
+    /// Until when a connection that is in no namespace must have joined one: as long after it left
+    /// the last one as after it began.
     pub(super) fn join_deadline(&self, engine: &Engine, slot: Slot, link: &Link) -> Option<Micros> {
-        if link.ever_joined || link.joining.is_some() {
+        if link.joining.is_some() {
             return None;
         }
+        let since = match link.ever_joined {
+            false => engine.conn(slot)?.connected_at,
+            true => link.left_at()?,
+        };
         let config = &self.shared.config;
         let time = match link.encoding {
             Encoding::Live => config.auth_timeout,
             Encoding::Text | Encoding::Msgpack => config.connect_timeout,
         };
-        Some(engine.conn(slot)?.connected_at + time)
+        Some(since + time)
     }
 
     /// A deadline has come: finds out which, and acts.

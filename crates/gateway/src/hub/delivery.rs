@@ -298,16 +298,15 @@ impl Hub {
             return;
         };
         let namespace = room.key.namespace;
+        let mut given = 0;
         for &slot in &members {
             let is_own = lost.is_some_and(|lost| self.is_own(slot, namespace, lost));
             if Some(slot) != skip && !is_own {
-                self.give(engine, slot, namespace, publication);
+                given += u64::from(self.give(engine, slot, namespace, publication));
             }
         }
-        self.metrics.deliveries.add(members.len() as u64);
-        self.metrics
-            .outbound(Outbound::Event)
-            .add(members.len() as u64);
+        self.metrics.deliveries.add(given);
+        self.metrics.outbound(Outbound::Event).add(given);
         self.rooms.restore(room, members);
     }
 

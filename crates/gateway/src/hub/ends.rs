@@ -94,6 +94,10 @@ impl Hub {
             link.keep_counts(namespace);
         }
         self.forget_socket(engine, slot, namespace, reason);
+        let now = engine.now;
+        if let Some(link) = self.link_mut(slot) {
+            link.note_left(now);
+        }
         self.rearm(engine, slot);
     }
 

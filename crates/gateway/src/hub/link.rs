@@ -63,6 +63,8 @@ pub(crate) struct Rare {
     /// Until when its client is expected back, because it was told to come; the beginning if
     /// it was not.
     pub(crate) back_by: Micros,
+    /// When it left the last namespace that it was in; the beginning if it never did.
+    pub(crate) left_at: Micros,
     /// Until when it is in no topic that it would have to wait for, because it has waited for one
     /// in vain; the beginning if it has not.
     pub(crate) no_waiting_until: Micros,
@@ -88,6 +90,7 @@ impl Link {
             Box::new(Rare {
                 drain_at: None,
                 back_by: Micros::ZERO,
+                left_at: Micros::ZERO,
                 no_waiting_until: Micros::ZERO,
                 said: 0,
                 later: None,
@@ -174,6 +177,20 @@ impl Link {
     pub(crate) fn said(&self) -> (u64, Option<&Arc<Later>>) {
         let rare = self.rare.as_ref();
         rare.map_or((0, None), |rare| (rare.said, rare.later.as_ref()))
+    }
+
+    /// Since when it has been in no namespace, if it is in none and was in one before.
+    pub(crate) fn left_at(&self) -> Option<Micros> {
+        let rare = self.rare.as_ref().filter(|_| self.sockets.is_empty());
+        let left_at = rare.map(|rare| rare.left_at);
+        left_at.filter(|at| *at > Micros::ZERO)
+    }
+
+    /// A socket has ended while the connection stays; if it was the last, that moment is noted.
+    pub(crate) fn note_left(&mut self, now: Micros) {
+        if self.sockets.is_empty() {
+            self.rare().left_at = now;
+        }
     }
 
     /// Until when its client is expected back; the beginning if it was not told to come.

@@ -69,7 +69,7 @@ impl Hub {
                 from,
                 reply,
             } => drop(reply.send(self.population(namespace, tenant.as_deref(), from))),
-            Query::Sweep { reply } => drop(reply.send(self.sweep(engine))),
+            Query::Sweep { from, reply } => drop(reply.send(self.sweep(engine, from))),
         }
     }
 

@@ -177,6 +177,36 @@ fn who_joins_nothing_within_the_time_for_it_is_closed() {
 }
 
 #[test]
+fn who_leaves_the_last_namespace_and_joins_none_is_closed_after_the_time_for_it() {
+    let mut world = World::new(config());
+    let mut gone = world.socketio("user=gone");
+    let mut back = world.socketio("user=back");
+    let mut stays = world.socketio("user=stays");
+    world.ask(&mut stays, r#"40/chat,{"token":"user=stays"}"#);
+    // It is counted from the moment at which it left, not from the beginning.
+    world.run(seconds(100));
+    for client in [&mut gone, &mut back, &mut stays] {
+        assert!(world.ask(client, "41").is_empty());
+    }
+    world.run(seconds(30));
+    let answer = world.ask(&mut back, &connect("user=back"));
+    assert!(answer[0].starts_with("40{"), "{answer:?}");
+    world.run(ms(14_900));
+    assert!(gone.hears().is_empty());
+    world.run(ms(200));
+    assert_eq!(gone.hears(), ["close 4401"]);
+    world.run(seconds(100));
+    assert!(back.hears().is_empty() && stays.hears().is_empty());
+    // It may go and come as often as it likes, and has as long each time.
+    for _ in 0..2 {
+        assert!(world.ask(&mut back, "41").is_empty());
+        world.run(seconds(44));
+        let answer = world.ask(&mut back, &connect("user=back"));
+        assert!(answer[0].starts_with("40{"), "{answer:?}");
+    }
+}
+
+#[test]
 fn a_token_that_takes_long_is_waited_for_and_one_that_takes_too_long_is_not() {
     let mut world = World::new(config());
     let mut slow = world.engineio();

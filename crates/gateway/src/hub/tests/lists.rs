@@ -2,10 +2,13 @@
 
 use heartline_core::entries::RoomEntry;
 use heartline_core::namespaces::NamespaceId;
+use heartline_core::policy::DevicePolicy;
+use heartline_core::presence::{Newcomer, SocketAddress};
+use heartline_wire::id::{ConnId, Slot};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::op::{Chosen, FIRST_CHOICE, Op, Query, RoomFilter, Selection};
+use crate::op::{Chosen, FIRST_CHOICE, Op, Query, RoomFilter, Selection, SweepPlace};
 
 /// More than a turn looks at.
 const MANY: usize = 2_500;
@@ -69,6 +72,94 @@ fn many_rooms_are_listed_in_several_turns_by_name_and_each_once() {
     }
     let expected: Vec<String> = (0..MANY).map(|number| format!("{number:05}")).collect();
     assert_eq!(names, expected);
+}
+
+/// A socket that is not there.
+fn ghost(slot: u32) -> SocketAddress {
+    let conn = ConnId {
+        shard: 0,
+        slot: Slot(slot),
+        generation: 1_000,
+    };
+    SocketAddress::new(conn, NamespaceId::ROOT, [7; 12])
+}
+
+#[test]
+fn a_sweep_among_many_takes_several_turns_and_finds_whatever_is_to_be_found() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig {
+            stale_after: Some(seconds(10)),
+            sweep_interval: seconds(3600),
+            ..config().heartbeat
+        },
+        ..config()
+    });
+    let mut stale: Vec<Client> = (0..5)
+        .map(|number| world.socketio(&format!("user=stale{number}")))
+        .collect();
+    world.run(seconds(11));
+    let sessions: Vec<Session> = (0..2 * MANY)
+        .map(|number| world.polling(&format!("user=u{number}")))
+        .collect();
+    let ghosts: Vec<SocketAddress> = (0..10).map(|number| ghost(number * 100)).collect();
+    for (number, &socket) in ghosts.iter().enumerate() {
+        let ghost = Newcomer {
+            max_sockets: usize::MAX,
+            instead_of: None,
+            user: Arc::new(UserKey {
+                tenant_id: None,
+                user_id: format!("ghost{number}").into(),
+                user_type: None,
+            }),
+            socket,
+            device_id: None,
+            policy: DevicePolicy::Unlimited,
+        };
+        let admitted = world.gateway.shared.fanout.backplane.connect(ghost);
+        assert!(world.finish(admitted).is_ok());
+        world.gateway.shared.data.of(socket);
+    }
+    assert_eq!(world.gateway.users_online(), 2 * MANY + 15);
+    let (mut removed, mut turns, mut place) = (0, 0, Some(SweepPlace::FIRST));
+    while let Some(from) = place {
+        let (some, next) = world.in_one_turn(|reply| Query::Sweep { from, reply });
+        (removed, turns, place) = (removed + some, turns + 1, next);
+    }
+    world.settle();
+    // Five for the slots, about as many for the users, and one for the data.
+    assert!(
+        removed == 15 && (10..=13).contains(&turns),
+        "{removed}, {turns}"
+    );
+    for client in &mut stale {
+        assert_eq!(client.hears(), ["close 4408"]);
+    }
+    assert!(
+        sessions
+            .iter()
+            .all(|session| world.harness.exists(*session))
+    );
+    assert_eq!(world.gateway.users_online(), 2 * MANY);
+    let data = &world.gateway.shared.data;
+    assert!(ghosts.iter().all(|socket| data.find(socket).is_none()));
+    // The gateway's own sweep does the same.
+    let admitted = world.gateway.shared.fanout.backplane.connect(Newcomer {
+        max_sockets: usize::MAX,
+        instead_of: None,
+        user: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "ghost".into(),
+            user_type: None,
+        }),
+        socket: ghosts[0],
+        device_id: None,
+        policy: DevicePolicy::Unlimited,
+    });
+    assert!(world.finish(admitted).is_ok());
+    for removed in [1, 0] {
+        let gateway = world.gateway.clone();
+        assert_eq!(world.finish(async move { gateway.sweep().await }), removed);
+    }
 }
 
 #[test]

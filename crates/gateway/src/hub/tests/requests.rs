@@ -64,6 +64,112 @@ fn an_event_that_nobody_handles_is_answered_if_an_answer_was_asked_for() {
 }
 
 #[test]
+fn a_name_of_nothing_but_colons_is_looked_at_once() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let name = ":".repeat(900_000);
+    let begun = std::time::Instant::now();
+    let answer = world.ask(&mut ann, &format!(r#"421["{name}",1]"#));
+    // Each colon may end a family's name: to look at all that stands before each takes minutes.
+    assert!(begun.elapsed() < seconds(20), "{:?}", begun.elapsed());
+    assert!(answer[0].contains("NOT_IMPLEMENTED"), "{answer:?}");
+    let answer = world.ask(&mut ann, r#"422["join:round:x","7"]"#);
+    assert!(answer[1].contains(r#""room":"round:x:7""#), "{answer:?}");
+}
+
+#[test]
+fn what_names_a_room_and_is_too_long_is_refused_before_it_is_understood() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let padded = |bytes: usize| {
+        let rest = r#"{"roundId":7,"x":[]}"#.len();
+        format!(r#"{{"roundId":7,"x":[{}]}}"#, " ".repeat(bytes - rest))
+    };
+    for event in ["join:round", "leave:round"] {
+        let ask = |data: &str| format!(r#"421["{event}",{data}]"#);
+        let answer = world.ask(&mut ann, &ask(&padded(4_096)));
+        assert!(answer[1].contains(r#""room":"round:7""#), "{answer:?}");
+        let answer = world.ask(&mut ann, &ask(&padded(4_097)));
+        let is_said = answer[0].contains("INVALID_ROOM") && answer[0].contains("4096 bytes");
+        assert!(is_said, "{answer:?}");
+    }
+    let kind = "k".repeat(4_097);
+    for (event, data) in [
+        (format!("join:{kind}"), "7".to_owned()),
+        (
+            "join".to_owned(),
+            format!("[{}]", vec!["1"; 4_000].join(",")),
+        ),
+        (
+            "leave".to_owned(),
+            format!("{{\"x\":\"{}\"}}", "x".repeat(4_096)),
+        ),
+    ] {
+        let answer = world.ask(&mut ann, &format!(r#"421["{event}",{data}]"#));
+        let is_said = answer[0].contains("INVALID_ROOM") && answer[0].contains("4096 bytes");
+        assert!(is_said, "{answer:?}");
+    }
+}
+
+#[test]
+fn what_a_builtin_event_does_not_need_of_its_data_is_passed_over() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    // As deep as data may be, and deeper than it is understood.
+    let deep = format!("{}{}", "[".repeat(400), "]".repeat(400));
+    let data = format!(r#"{{"timestamp":1,"x":{deep}}}"#);
+    let answer = world.ask(&mut ann, &format!(r#"421["heartbeat:response",{data}]"#));
+    let latency = answer[0].strip_prefix(r#"431[{"latencyMs":"#);
+    assert!(
+        latency.is_some_and(|millis| millis.starts_with(char::is_numeric)),
+        "{answer:?}"
+    );
+    let users = format!(r#"{{"users":[{},7,{deep}]}}"#, vec!["\"x\""; 101].join(","));
+    for event in ["presence:get", "presence:watch", "presence:unwatch"] {
+        let answer = world.ask(&mut ann, &format!(r#"421["{event}",{users}]"#));
+        assert!(
+            answer[0].contains("at most 100 users"),
+            "{event}: {answer:?}"
+        );
+    }
+    let data = format!(r#"{{"conversationId":{deep},"content":"hi","tempId":5}}"#);
+    let answer = world.ask(&mut ann, &format!(r#"421["message:send",{data}]"#));
+    let why = "conversationId must be text that is not empty, or a number";
+    assert!(answer.iter().all(|one| one.contains(why)), "{answer:?}");
+    let data = format!(r#"{{"conversationId":{deep}}}"#);
+    let answer = world.ask(&mut ann, &format!(r#"421["history:get",{data}]"#));
+    assert!(answer[0].contains("none of the kinds"), "{answer:?}");
+}
+
+#[test]
+fn a_publication_is_counted_for_those_who_get_it() {
+    let mut world = World::new(config());
+    let mut clients: Vec<Client> = ["ann", "bob", "cat"]
+        .map(|name| world.socketio(&format!("user={name}")))
+        .into();
+    for client in &mut clients {
+        world.ask(client, r#"421["join","r"]"#);
+    }
+    let counted = |world: &World| {
+        let outbound = r#"heartline_messages_outbound_total{type="event"}"#;
+        ["heartline_deliveries_total", outbound].map(|name| world.metric(name))
+    };
+    for (to_self, count) in [("false", 2), ("true", 3)] {
+        let before = counted(&world);
+        let data = format!(r#"{{"room":"r","event":"e","data":1,"self":{to_self}}}"#);
+        world.ask(&mut clients[0], &format!(r#"42["publish",{data}]"#));
+        let heard = clients.iter_mut().map(|client| client.hears().len());
+        // Whoever has said it has heard it with the answer.
+        assert_eq!(heard.sum::<usize>(), 2);
+        assert_eq!(
+            counted(&world),
+            before.map(|before| before + count),
+            "{to_self}"
+        );
+    }
+}
+
+#[test]
 fn a_live_event_with_an_id_is_acknowledged_whatever_refuses_it() {
     let limited = config_with(|root| root.limits.events = Some(Limit::per(5, 5)));
     let mut world = World::new(limited);

@@ -178,7 +178,7 @@ pub(super) const KEYS: &[Key] = &[
     node(
         "server.connect_timeout",
         "\"45s\"",
-        "a Socket.IO connection that joins no namespace in this time is closed",
+        "a Socket.IO connection that is in no namespace for this time is closed",
         |s, v| Ok(s.gateway.connect_timeout = positive_duration(v)?),
     ),
     node(

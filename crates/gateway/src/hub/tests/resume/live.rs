@@ -1,5 +1,8 @@
 //! Live clients: topics and sessions.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use heartline_core::policy::{DevicePolicy, OnExcess};
 use heartline_core::store::conversations::{
     Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
 };
@@ -292,9 +295,10 @@ fn a_live_session_whose_last_events_may_be_lost_says_so() {
     assert_eq!(asked(&mut world, &mut again, &frame)[0]["recovered"], false);
 }
 
-/// A store that has no answer of some conversations: it is stuck, or at fault.
+/// A store that has no answer of some conversations: it is stuck, or at fault. From a moment on it
+/// may be stuck whichever it is asked about.
 #[derive(Default)]
-struct Moody(MemoryStore);
+struct Moody(MemoryStore, Arc<AtomicBool>);
 
 impl MessageStore for Moody {
     fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
@@ -327,6 +331,7 @@ impl Conversations for Moody {
         id: &str,
     ) -> BoxFuture<Result<Vec<Member>, StoreError>> {
         match id {
+            _ if self.1.load(Ordering::Relaxed) => Box::pin(std::future::pending()),
             "stuck" => Box::pin(std::future::pending()),
             "fault" => Box::pin(async { panic!("a store's fault") }),
             "fails" => Box::pin(async { Err(StoreError::Failed("no disk".into())) }),
@@ -421,4 +426,72 @@ fn a_topic_that_comes_to_nothing_costs_neither_the_connection_nor_the_other_topi
         ann.0.end();
         world.settle();
     }
+}
+
+/// A member of three conversations, by its token of none, who was in their rooms and is lost; and a
+/// store that does not say any more who the members are.
+fn lost_when_the_store_hangs() -> (World, Tracking) {
+    let mut config = Config {
+        conversations: ConversationsConfig::default(),
+        heartbeat: HeartbeatConfig {
+            sweep_interval: seconds(3600),
+            ..kept().heartbeat
+        },
+        ..kept()
+    };
+    let on_excess = OnExcess::Reject;
+    config.namespaces.get_mut("/").unwrap().devices = DevicePolicy::Limit { max: 1, on_excess };
+    let hangs = Arc::new(AtomicBool::default());
+    let store = Moody(MemoryStore::default(), hangs.clone());
+    let mut world = World::with(config, |builder| builder.store(store));
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    let user = Arc::new(UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: None,
+    });
+    for id in ["1", "2", "3"] {
+        let members = world.gateway.shared.members.clone();
+        let added = members.add(id, &user, Membership::Joined);
+        let added = world.begin(added);
+        world.settle();
+        world.runtime.block_on(added).unwrap().unwrap();
+        ann.asks(&mut world, &format!(r#"42["join","conversation:{id}"]"#));
+        assert!(ann.got().iter().any(|one| one.contains("room:joined")));
+    }
+    ann.is_cut(&mut world);
+    // As after the time for which it is believed what was read.
+    world.gateway.shared.members.forget_all();
+    hangs.store(true, Ordering::Relaxed);
+    (world, ann)
+}
+
+#[test]
+fn a_store_that_hangs_keeps_nobody_out_who_was_lost() {
+    let (mut world, mut ann) = lost_when_the_store_hangs();
+    let before = ann.sid.clone();
+    ann.client = world.engineio();
+    let hello = ann.hello();
+    ann.client.says(&hello);
+    world.run(seconds(4));
+    ann.hear(99);
+    assert!(ann.sid != before && !ann.recovered, "{}", ann.sid);
+    assert_eq!(world.gateway.users_online(), 1);
+    assert!(ann.client.hears().is_empty());
+}
+
+#[test]
+fn who_was_admitted_and_is_not_let_in_in_time_leaves_nothing_behind() {
+    let (mut world, ann) = lost_when_the_store_hangs();
+    let mut late = world.engineio();
+    // Its token takes nearly all of the time that there is.
+    late.says(&ann.hello().replace("user=ann", "user=ann device=a after=9"));
+    world.run(ms(9_500));
+    assert_eq!(world.gateway.users_online(), 1);
+    world.run(ms(1_000));
+    assert_eq!(late.hears(), ["close 1013"]);
+    assert_eq!(world.gateway.users_online(), 0);
+    // Its place is free.
+    let _other = world.socketio("user=ann device=b");
+    assert_eq!(world.gateway.users_online(), 1);
 }
