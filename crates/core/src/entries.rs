@@ -146,6 +146,10 @@ pub struct RoomEntry {
     pub tenant_id: Option<String>,
     /// Sockets in it.
     pub members: usize,
+    /// `false` where events are kept for who comes back (`recovery.window`), and those of this
+    /// room are not (`recovery.rooms`); absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<bool>,
 }
 
 /// Whether a user is there.

@@ -24,6 +24,7 @@ pub mod failure;
 pub mod harness;
 pub mod http;
 pub mod random;
+pub mod seldom;
 pub mod shard;
 pub mod slots;
 pub mod tasks;

@@ -22,6 +22,7 @@ use heartline_engine::http::front::{
     ConnectLimiter, Fallback, Gatekeeper, HttpFront, HttpParts, HttpSettings,
 };
 use heartline_engine::http::token::TokenPlaces;
+use heartline_engine::seldom::Seldom;
 use heartline_engine::shard::engine::Settings;
 use heartline_engine::shard::heartbeat::HeartbeatTiming;
 use heartline_engine::shard::{Prepared, ShardHandle};
@@ -52,7 +53,7 @@ use crate::owed::Owed;
 use crate::peers::Peers;
 use crate::recovery::{Recovery, random_secret};
 use crate::sessions::Sessions;
-use crate::shared::Shared;
+use crate::shared::{REFUSALS_PERIOD, Shared};
 use crate::watches::Watches;
 
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
@@ -428,6 +429,7 @@ impl GatewayBuilder {
             announcer,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
+            refusals: Seldom::every(REFUSALS_PERIOD),
             data: AllData::default(),
             tenants: Interner::default(),
             user_agents: Interner::default(),

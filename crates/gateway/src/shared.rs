@@ -1,6 +1,7 @@
 //! What all shards and handles of a gateway have in common.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Authenticator, Credentials, Identity, MAX_ID, UserKey};
 use heartline_core::message::Message;
@@ -9,6 +10,7 @@ use heartline_core::rooms;
 use heartline_core::store::StoreError;
 use heartline_core::store::offer::Store;
 use heartline_engine::clock::Clock;
+use heartline_engine::seldom::Seldom;
 use heartline_engine::slots::ConnectionSlots;
 use tokio::sync::watch;
 
@@ -23,6 +25,9 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
 use crate::watches::Watches;
+
+/// Shortest time between two lines of the log about connections that were refused.
+pub(crate) const REFUSALS_PERIOD: Duration = Duration::from_secs(5);
 
 /// What all shards and handles of a gateway have in common.
 pub(crate) struct Shared {
@@ -52,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Limits that several connections share.
     pub(crate) limits: Arc<Limits>,
+    /// When the log hears of connections that were refused; asked by each shard at their ends.
+    pub(crate) refusals: Seldom,
     /// What apps remember of sockets: apart, because most sockets have none.
     pub(crate) data: AllData,
     /// Tenants' names, once each however many users have them.

@@ -9,7 +9,7 @@ use heartline_core::entries::SocketEntry;
 use heartline_core::line::session::Session;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{self, RoomError};
+use heartline_core::rooms::{self, Grant, RoomError};
 use heartline_core::store::{Bound, Channel, Checkpoint, Outcome, Patch, StoreError};
 use heartline_wire::codes::Code;
 use heartline_wire::handshake::without_scheme;
@@ -451,6 +451,17 @@ impl Socket {
         match &self.identity.user {
             Some(user) => self.shared.members.takes_part(conversation_id, user),
             None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    /// The same for who writes in a conversation, if its room is open to their token. Where it is
+    /// open to members, the writer is one already, or their token opens the writing alone: that
+    /// makes nobody a member.
+    pub(crate) fn writes_in(&self, conversation_id: &str) -> BoxFuture<()> {
+        let room = rooms::of_conversation(conversation_id);
+        match self.shared.members.grant(&room, &self.identity) {
+            Ok(Grant::Given) => self.take_part(conversation_id),
+            _ => Box::pin(std::future::ready(())),
         }
     }
 

@@ -5,13 +5,23 @@
 //! was written. Payloads and ids stay raw JSON.
 //!
 //! ```
-//! use heartline_wire::live::{self, ClientFrame};
+//! use heartline_wire::live::{self, ClientFrame, Subscribed};
 //!
 //! let frame = live::decode(r#"{"type":"subscribe","topic":"room:7","id":1}"#);
 //! let Ok(ClientFrame::Subscribe { topic, id, .. }) = frame else { panic!() };
 //!
+//! let said = Subscribed {
+//!     topic: &topic,
+//!     id,
+//!     epoch: "e1",
+//!     offset: 9,
+//!     snapshot: "[]",
+//!     recovered: false,
+//!     members: None,
+//!     is_left_out: false,
+//! };
 //! let mut answer = String::new();
-//! live::push_subscribed(&topic, id, "e1", 9, "[]", false, None, &mut answer);
+//! live::push_subscribed(&said, &mut answer);
 //! assert_eq!(
 //!     answer,
 //!     r#"{"type":"subscribed","topic":"room:7","id":1,"epoch":"e1","offset":9,"snapshot":[],"recovered":false}"#
@@ -26,7 +36,7 @@ use std::fmt;
 
 pub use decode::decode;
 pub use encode::{
-    push_ack, push_error, push_event, push_gap, push_hello, push_pong, push_refusal,
+    Subscribed, push_ack, push_error, push_event, push_gap, push_hello, push_pong, push_refusal,
     push_subscribed, push_unsubscribed,
 };
 

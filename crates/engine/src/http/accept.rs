@@ -13,7 +13,7 @@ use heartline_wire::time::Micros;
 use ipnet::IpNet;
 
 use crate::clock::Clock;
-use crate::http::seldom::Seldom;
+use crate::seldom::Seldom;
 use crate::slots::address_group;
 
 /// Connections that may speak HTTP at once, upgraded ones not counted.

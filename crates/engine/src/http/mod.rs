@@ -11,7 +11,6 @@ pub mod forward;
 pub mod front;
 pub mod nodes;
 pub(crate) mod remote;
-mod seldom;
 pub(crate) mod served;
 pub mod token;
 pub(crate) mod upgrade;

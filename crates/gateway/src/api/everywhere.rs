@@ -290,7 +290,16 @@ impl Gateway {
         let (answers, missing) = self.ask_all(asked).await;
         let mut pages: Vec<Page<RoomEntry>> = answers.into_iter().flatten().collect();
         pages.push(here);
-        Ok(merge_rooms(pages, limit, missing))
+        let mut page = merge_rooms(pages, limit, missing);
+        for entry in &mut page.items {
+            entry.kept = self.says_kept(&entry.room);
+        }
+        Ok(page)
+    }
+
+    /// What an entry says of whether a room's events are kept: that they are not.
+    fn says_kept(&self, room: &str) -> Option<bool> {
+        self.shared.fanout.leaves_out(room).then_some(false)
     }
 
     /// One room, if it has members; and what is missing in their number.
@@ -313,6 +322,7 @@ impl Gateway {
             namespace: namespace.to_owned(),
             tenant_id: tenant.map(ToOwned::to_owned),
             members,
+            kept: self.says_kept(room),
         });
         (entry, missing)
     }
@@ -526,6 +536,7 @@ mod tests {
                     namespace: "/".to_owned(),
                     tenant_id: None,
                     members: *members,
+                    kept: None,
                 })
                 .collect(),
             next_cursor: more.then(|| "c".to_owned()),

@@ -22,6 +22,7 @@ pub(crate) fn rooms_page(all: RoomsByKey, limit: usize, more: bool) -> Page<Room
             namespace,
             tenant_id,
             members,
+            kept: None,
         })
         .collect();
     let next_cursor = items.last().filter(|_| more).map(|last| {

@@ -189,7 +189,6 @@ async fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventEr
     };
     let channel = channel.ok_or_else(|| EventError::new(Code::InvalidRoom, why))?;
     let room = rooms::of_conversation(channel.name());
-    socket.may_join(&room).await?;
     socket.may_publish(&room).await?;
     socket.in_turn(&room).await;
     Ok(Checked {
@@ -281,9 +280,9 @@ async fn send(
         temp_id: temp_id.clone(),
         created_at: gateway.unix_millis(),
     };
-    // Before the message is: whoever writes is a member, and has read what is written.
+    // Before the message is: whoever may join and writes is a member, and has read what is written.
     let member = match &channel {
-        Channel::Conversation(conversation) => Some(socket.take_part(conversation)),
+        Channel::Conversation(conversation) => Some(socket.writes_in(conversation)),
         Channel::Room(_) => None,
     };
     let tenant = sender.tenant_id.as_deref();

@@ -43,6 +43,12 @@ impl Fanout {
         });
     }
 
+    /// Whether events are kept for who comes back, and those of this room are not.
+    pub(crate) fn leaves_out(&self, room: &str) -> bool {
+        let recovery = self.recovery.as_ref();
+        recovery.is_some_and(|recovery| !recovery.keeps(room))
+    }
+
     /// Has a room's publications of other nodes come for as long as it is held.
     pub(crate) fn hold(
         &self,

@@ -116,7 +116,28 @@ impl Hub {
             let never_joined = link.take().is_some_and(|link| !link.ever_joined);
             if never_joined {
                 self.metrics.disconnects(reason).add(1);
+                self.note_early_end(engine, slot, reason);
             }
+        }
+    }
+
+    /// A line of the log for the end of a connection that was never in a namespace. Those that
+    /// were refused are of more interest, now and then: strangers can cause as many as they like.
+    fn note_early_end(&self, engine: &Engine, slot: Slot, reason: Reason) {
+        let remote = engine.address(slot).map(tracing::field::display);
+        let speaks_for = match reason {
+            Reason::AuthFailed => self.shared.refusals.speaks_for(engine.now),
+            _ => None,
+        };
+        let reason = reason.as_str();
+        match speaks_for {
+            Some(connections) => tracing::info!(
+                remote,
+                reason,
+                connections,
+                "disconnected before it was in a namespace"
+            ),
+            None => tracing::debug!(remote, reason, "disconnected before it was in a namespace"),
         }
     }
 

@@ -16,8 +16,9 @@ use crate::event::EventError;
 use crate::handler::{Body, Event, Handle};
 use crate::publication::{AckRef, Encoding};
 
-/// What clients say to show that they are there: nobody has done anything by that.
-const SIGNS_OF_LIFE: [&str; 2] = ["ping", "heartbeat:response"];
+/// What clients say by themselves, to show that they are there and to stay: nobody has done
+/// anything by that. A live connection's `auth` is `auth:refresh`.
+const SIGNS_OF_LIFE: [&str; 3] = ["ping", "heartbeat:response", "auth:refresh"];
 
 /// An application event of a client.
 pub(super) struct InboundEvent<'a> {

@@ -97,15 +97,22 @@ impl Hub {
         else {
             return true;
         };
-        let is_there = self
-            .link(slot)
-            .is_some_and(|link| link.socket(ROOT).is_some());
-        let counted = self.count_event(engine, slot, is_there.then_some(ROOT));
-        let Err(error) = counted else {
+        let Err(error) = self.count_frame(engine, slot) else {
             return true;
         };
         self.refuse_live(engine, slot, &error, None, *id);
         false
+    }
+
+    /// Counts a frame that is no event as one: of the socket, or of the connection as long as
+    /// there is none.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`; nothing of it has been said.
+    fn count_frame(&mut self, engine: &mut Engine, slot: Slot) -> Result<(), EventError> {
+        let link = self.link(slot);
+        let is_there = link.is_some_and(|link| link.socket(ROOT).is_some());
+        self.count_event(engine, slot, is_there.then_some(ROOT))
     }
 
     /// Sends a frame of the live protocol.
@@ -131,7 +138,10 @@ impl Hub {
             engine.close_behind(slot, Reason::ProtocolViolation);
             return;
         }
-        let error = EventError::new(Code::ProtocolViolation, message.to_owned());
+        let error = match self.count_frame(engine, slot) {
+            Ok(()) => EventError::new(Code::ProtocolViolation, message.to_owned()),
+            Err(error) => error,
+        };
         self.refuse_live(engine, slot, &error, None, id);
     }
 

@@ -14,8 +14,9 @@ use heartline_core::rooms::{self, Joined, Membership, PRIVATE, Room, RoomError, 
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
+use heartline_wire::json;
+use heartline_wire::live::{self, Subscribed};
 use heartline_wire::time::Micros;
-use heartline_wire::{json, live};
 use tokio::sync::oneshot;
 
 use super::Hub;
@@ -676,19 +677,23 @@ impl Hub {
                 let missed = self.missed_of_topic(room, (&epoch, offset), to)?;
                 Some((offset, missed))
             });
-        match missed {
-            Some((offset, missed)) => {
-                self.send_live(engine, slot, |text| {
-                    live::push_subscribed(topic, id, &epoch, offset, "[]", true, members, text);
-                });
-                self.replay_topic(engine, slot, topic, missed);
-            }
-            None => {
-                let snapshot = room.map_or_else(|| "[]".into(), |room| snapshot(&room, to));
-                self.send_live(engine, slot, |text| {
-                    live::push_subscribed(topic, id, &epoch, to, &snapshot, false, members, text);
-                });
-            }
+        let afresh = match (&missed, room) {
+            (None, Some(room)) => snapshot(&room, to),
+            _ => "[]".into(),
+        };
+        let answer = Subscribed {
+            topic,
+            id,
+            epoch: &epoch,
+            offset: missed.as_ref().map_or(to, |(offset, _)| *offset),
+            snapshot: &afresh,
+            recovered: missed.is_some(),
+            members,
+            is_left_out: self.shared.fanout.leaves_out(topic),
+        };
+        self.send_live(engine, slot, |text| live::push_subscribed(&answer, text));
+        if let Some((_, missed)) = missed {
+            self.replay_topic(engine, slot, topic, missed);
         }
     }
 

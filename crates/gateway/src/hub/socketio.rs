@@ -294,10 +294,9 @@ impl Hub {
         namespace: Option<NamespaceId>,
         payload: Option<&str>,
     ) -> Option<()> {
-        if self.count_event(engine, slot, None).is_err() {
-            return Some(());
-        }
+        let counted = self.count_event(engine, slot, None);
         let Some(namespace) = namespace else {
+            // Costs no more than to say that it came too soon.
             self.connect_error(engine, slot, name, Code::InvalidNamespace.as_str(), None);
             return Some(());
         };
@@ -305,8 +304,9 @@ impl Hub {
         if link.joining.is_some() || link.socket(namespace).is_some() {
             return None;
         }
-        // Coming and going costs a verification and tells everybody each time.
-        if self.count_join(engine, slot, None).is_err() {
+        // Coming and going costs a verification and tells everybody each time. Clients wait for
+        // an answer for ever, and come back where the transport closes.
+        if counted.is_err() || self.count_join(engine, slot, None).is_err() {
             engine.close_behind(slot, Reason::RateLimited);
             return Some(());
         }

@@ -25,6 +25,7 @@ const ROOM: &[(&str, &str)] = &[
     ("namespace", "string"),
     ("tenantId", "string?"),
     ("members", "integer"),
+    ("kept", "boolean?"),
 ];
 
 /// What is missing in an answer of all nodes.
@@ -402,6 +403,7 @@ mod tests {
             namespace: "/".into(),
             tenant_id: text(),
             members: 1,
+            kept: Some(false),
         };
         fits("Room", room);
         let member = MemberEntry {

@@ -69,27 +69,42 @@ pub fn push_event(
     out.push('}');
 }
 
-/// Appends the answer to `subscribe`. `snapshot` is a raw JSON array, and so are the `members`,
-/// where they were asked for.
-pub fn push_subscribed(
-    topic: &str,
-    id: Option<&str>,
-    epoch: &str,
-    offset: u64,
-    snapshot: &str,
-    recovered: bool,
-    members: Option<&str>,
-    out: &mut String,
-) {
+/// What the answer to `subscribe` says.
+#[derive(Debug, Clone, Copy)]
+pub struct Subscribed<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The request's id, raw JSON.
+    pub id: Option<&'a str>,
+    /// In what the topic's events are numbered.
+    pub epoch: &'a str,
+    /// The number of the last event before those that follow.
+    pub offset: u64,
+    /// The newest event of each key, a raw JSON array.
+    pub snapshot: &'a str,
+    /// Whether all that was missed follows.
+    pub recovered: bool,
+    /// Who is there, a raw JSON array, where that was asked for.
+    pub members: Option<&'a str>,
+    /// Others' events are kept for who comes back, and the topic's are not: `"kept":false`.
+    pub is_left_out: bool,
+}
+
+/// Appends the answer to `subscribe`.
+pub fn push_subscribed(answer: &Subscribed<'_>, out: &mut String) {
     open("subscribed", out);
-    push_text("topic", topic, out);
-    push_id(id, out);
-    push_text("epoch", epoch, out);
-    push_number("offset", offset, out);
-    push_raw("snapshot", snapshot, out);
-    push_raw("recovered", if recovered { "true" } else { "false" }, out);
-    if let Some(members) = members {
+    push_text("topic", answer.topic, out);
+    push_id(answer.id, out);
+    push_text("epoch", answer.epoch, out);
+    push_number("offset", answer.offset, out);
+    push_raw("snapshot", answer.snapshot, out);
+    let recovered = if answer.recovered { "true" } else { "false" };
+    push_raw("recovered", recovered, out);
+    if let Some(members) = answer.members {
         push_raw("members", members, out);
+    }
+    if answer.is_left_out {
+        push_raw("kept", "false", out);
     }
     out.push('}');
 }

@@ -2,8 +2,9 @@
 
 use heartline_wire::json;
 use heartline_wire::live::{
-    ClientFrame, FrameError, RESERVED_TYPES, Resume, decode, is_reserved, push_ack, push_error,
-    push_event, push_gap, push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
+    ClientFrame, FrameError, RESERVED_TYPES, Resume, Subscribed, decode, is_reserved, push_ack,
+    push_error, push_event, push_gap, push_hello, push_pong, push_refusal, push_subscribed,
+    push_unsubscribed,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -314,6 +315,24 @@ fn encoded(push: impl FnOnce(&mut String)) -> String {
 
 #[test]
 fn encoders() {
+    let subscribed = Subscribed {
+        topic: "t",
+        id: Some("1"),
+        epoch: "e",
+        offset: 3,
+        snapshot: "[1]",
+        recovered: true,
+        members: None,
+        is_left_out: false,
+    };
+    let afresh = Subscribed {
+        id: None,
+        snapshot: "[]",
+        recovered: false,
+        members: Some("[2]"),
+        is_left_out: true,
+        ..subscribed
+    };
     for (text, expected) in [
         (
             encoded(|o| push_event("e", Some("t"), "{\"a\":1}", Some(9), None, o)),
@@ -324,12 +343,12 @@ fn encoders() {
             r#"{"type":"e\"","data":null,"place":"hl.1.2"}"#,
         ),
         (
-            encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, None, o)),
+            encoded(|o| push_subscribed(&subscribed, o)),
             r#"{"type":"subscribed","topic":"t","id":1,"epoch":"e","offset":3,"snapshot":[1],"recovered":true}"#,
         ),
         (
-            encoded(|o| push_subscribed("t", None, "e", 3, "[]", false, Some("[2]"), o)),
-            r#"{"type":"subscribed","topic":"t","epoch":"e","offset":3,"snapshot":[],"recovered":false,"members":[2]}"#,
+            encoded(|o| push_subscribed(&afresh, o)),
+            r#"{"type":"subscribed","topic":"t","epoch":"e","offset":3,"snapshot":[],"recovered":false,"members":[2],"kept":false}"#,
         ),
         (
             encoded(|o| push_gap("t", "e", 7, o)),

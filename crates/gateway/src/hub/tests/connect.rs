@@ -562,6 +562,36 @@ fn connects_are_joins_and_too_many_of_them_end_the_connection() {
 }
 
 #[test]
+fn a_connect_over_the_limit_on_events_leaves_no_client_waiting_for_its_answer() {
+    let limited = || config_with(|root| root.limits.events = Some(Limit::per(3, 60)));
+    let mut world = World::new(limited());
+    let mut client = world.engineio();
+    for _ in 0..3 {
+        assert!(world.ask(&mut client, &connect("bad"))[0].starts_with("44"));
+    }
+    // What there is not is not there later either.
+    let nowhere = r#"44/nowhere,{"message":"Invalid namespace"}"#;
+    assert_eq!(world.ask(&mut client, "40/nowhere,"), [nowhere]);
+    assert_eq!(world.ask(&mut client, &connect("bad")), ["close 4429"]);
+    // Also of who is in another namespace.
+    let mut ann = world.socketio("user=ann");
+    for _ in 0..3 {
+        assert_eq!(world.ask(&mut ann, "40/nowhere,"), [nowhere]);
+    }
+    let chat = r#"40/chat,{"token":"user=ann"}"#;
+    assert_eq!(world.ask(&mut ann, chat), ["close 4429"]);
+    assert_eq!(world.farewells(), ["ann rate_limited user:ann"]);
+    // And by polling.
+    let session = world.polling("user=bob");
+    for _ in 0..2 {
+        world.post(session, "40/nowhere,");
+        assert_eq!(world.get(session), nowhere);
+    }
+    world.post(session, r#"40/chat,{"token":"user=bob"}"#);
+    assert_eq!(world.farewells(), ["bob rate_limited user:bob"]);
+}
+
+#[test]
 fn the_same_device_takes_its_own_place_and_the_old_client_is_told_to_stay_away() {
     let mut world = World::new(Config {
         node_id: "n1".into(),

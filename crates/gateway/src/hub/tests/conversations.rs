@@ -143,3 +143,72 @@ fn a_temp_id_comes_back_as_it_was_given() {
         assert!(refused.ends_with(r#""tempId":5}]"#), "{refused}");
     }
 }
+
+#[test]
+fn a_list_of_where_to_publish_decides_about_writing_in_a_conversation_and_opens_no_reading() {
+    let mut world = World::new(config());
+    let mut ben = member(&mut world, "ben", &[]);
+    world.ask(&mut ben, r#"421["join","conversation:1"]"#);
+    let send = r#"{"type":"emit","event":"message:send","data":{"conversationId":"1","content":"hello"},"id":1}"#;
+    let publish =
+        r#"{"type":"publish","topic":"conversation:1","event":"e","data":"hello","id":1}"#;
+    for (token, may_write) in [
+        ("user=bot publish=conversation:*", true),
+        ("user=bot publish=conversation:1", true),
+        ("user=bot rooms=lobby publish=conversation:*", true),
+        ("user=bot publish=lobby", false),
+        ("user=bot", false),
+        ("user=ben publish=lobby", false),
+    ] {
+        let mut over_socketio = world.socketio(token);
+        let mut over_live = world.live(token);
+        let heard = world.ask(&mut over_socketio, &format!("42{SAY}"));
+        let ack = heard.iter().find(|one| one.starts_with("431["));
+        let mut answers = vec![ack.unwrap().clone()];
+        for frame in [send, publish] {
+            let heard = world.ask(&mut over_live, frame);
+            let ack = heard.iter().find(|one| one.contains(r#""type":"ack""#));
+            answers.push(ack.unwrap().clone());
+        }
+        for answer in &answers {
+            let expected = if may_write {
+                r#""ok":true"#
+            } else {
+                r#""code":"FORBIDDEN""#
+            };
+            assert!(answer.contains(expected), "{token}: {answer}");
+        }
+        // Who is no member of it has not become one, and reads nothing.
+        if token.starts_with("user=bot") {
+            for ask in [
+                r#"421["join","conversation:1"]"#,
+                r#"421["history:get",{"conversationId":"1"}]"#,
+                r#"421["read",{"conversationId":"1","offset":1}]"#,
+            ] {
+                let heard = world.ask(&mut over_socketio, ask);
+                assert!(
+                    heard[0].contains(r#""code":"FORBIDDEN""#),
+                    "{token}: {heard:?}"
+                );
+            }
+        }
+        let told = ben.hears();
+        let said = told.iter().filter(|one| one.contains("hello")).count();
+        assert_eq!(said, if may_write { 3 } else { 0 }, "{token}: {told:?}");
+        assert!(
+            !told.iter().any(|one| one.contains("member:joined")),
+            "{told:?}"
+        );
+    }
+    let gateway = world.gateway.clone();
+    let members = async move { gateway.conversation_members(None, "1", None, 9).await };
+    let members = world.finish(members).unwrap().unwrap().items;
+    let members: Vec<_> = members.into_iter().map(|member| member.user_id).collect();
+    assert_eq!(members, ["ben"]);
+    // Whose token opens the room too becomes a member by writing.
+    let mut dan = world.socketio("user=dan rooms=conversation:* publish=conversation:*");
+    world.ask(&mut dan, &format!("42{SAY}"));
+    let told = ben.hears();
+    let joined = r#"42["member:joined",{"conversationId":"1","userId":"dan"}]"#;
+    assert!(told.iter().any(|one| one == joined), "{told:?}");
+}

@@ -17,6 +17,7 @@ mod gaps;
 mod invites_of;
 mod leaving;
 mod lists;
+mod logs;
 mod moving;
 mod order;
 mod requests;

@@ -1031,6 +1031,46 @@ fn twenty_frames_that_fit_nothing_are_told_so_and_one_more_in_a_row_is_the_end()
 }
 
 #[test]
+fn frames_that_fit_nothing_count_as_events() {
+    let limited = || config_with(|root| root.limits.events = Some(Limit::per(10, 60)));
+    let nonsense = r#"{"type":"nonsense","id":7}"#;
+    let ping = r#"{"type":"ping","id":8}"#;
+    let mut world = World::new(limited());
+    let mut ann = world.live("user=ann");
+    for _ in 0..5 {
+        let answer = world.ask(&mut ann, nonsense);
+        assert!(answer[0].contains("protocol-violation"), "{answer:?}");
+        assert!(world.ask(&mut ann, ping)[0].contains("pong"));
+    }
+    for (frame, id) in [(nonsense, "7"), (ping, "8")] {
+        let answer = world.ask(&mut ann, frame);
+        assert!(
+            answer[0].starts_with(r#"{"type":"error","code":"RATE_LIMITED","#),
+            "{answer:?}"
+        );
+        let rest = format!(r#""retryAfterMs":6000,"id":{id}}}"#);
+        assert!(answer[0].ends_with(&rest), "{answer:?}");
+    }
+    // Whoever goes on is closed, be it that every other frame is fine, before and after they
+    // are let in.
+    for mut client in [ann, world.open(Opening::plain())] {
+        for _ in 0..60 {
+            client.says(nonsense);
+            client.says(ping);
+        }
+        world.settle();
+        let heard = client.hears();
+        assert_eq!(heard.last().unwrap(), "close 4429", "{heard:?}");
+    }
+    // In a row, twenty of them are enough, over the limit or not.
+    let mut bob = world.live("user=bob");
+    for _ in 0..20 {
+        assert!(world.ask(&mut bob, "no JSON")[0].starts_with(r#"{"type":"error""#));
+    }
+    assert_eq!(world.ask(&mut bob, "no JSON"), ["close 1008"]);
+}
+
+#[test]
 fn attachments_too_large_together_cost_the_event_and_not_the_connection() {
     let mut world = World::new(Config {
         max_payload: 1000,

@@ -209,6 +209,52 @@ fn signs_of_life_are_no_activity() {
 }
 
 #[test]
+fn whoever_renews_their_token_by_themselves_has_done_nothing() {
+    let mut world = World::new(impatient());
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    let mut cid = world.live("user=cid");
+    for token in ["", "bad", "user=other", "ok"] {
+        world.run(seconds(14));
+        for (client, ask) in [
+            (&mut ann, r#"421["auth:refresh",{"token":"TOKEN"}]"#),
+            (&mut bob, r#"{"type":"auth","token":"TOKEN","id":8}"#),
+            (
+                &mut cid,
+                r#"{"type":"emit","event":"auth:refresh","data":{"token":"TOKEN"},"id":8}"#,
+            ),
+        ] {
+            let user = match ask {
+                _ if ask.starts_with("42") => "user=ann",
+                _ if ask.contains("emit") => "user=cid",
+                _ => "user=bob",
+            };
+            let token = if token == "ok" { user } else { token };
+            let heard = world.ask(client, &ask.replace("TOKEN", token));
+            let is_fine = heard.last().unwrap().contains(r#""ok":true"#);
+            assert_eq!(is_fine, token == user, "{heard:?}");
+        }
+        // An answer is no event of the client's own either.
+        ann.says("437[]");
+    }
+    let gateway = world.gateway.clone();
+    let page = world.finish(async move { gateway.connections(<_>::default(), None, 9).await });
+    for entry in page.unwrap().items {
+        assert_eq!(entry.last_activity_at, entry.connected_at, "{entry:?}");
+        let seen_after = entry.last_seen_at - entry.connected_at;
+        assert!(seen_after >= 55_000, "{seen_after} ms");
+    }
+    world.run(ms(3_900));
+    for client in [&mut ann, &mut bob, &mut cid] {
+        assert!(client.hears().is_empty());
+    }
+    world.run(ms(120));
+    for client in [&mut ann, &mut bob, &mut cid] {
+        assert_eq!(client.hears(), ["close 4408"]);
+    }
+}
+
+#[test]
 fn those_who_came_together_do_not_get_their_heartbeats_together_nor_after_a_freeze() {
     let mut world = World::new(Config {
         heartbeat: HeartbeatConfig {

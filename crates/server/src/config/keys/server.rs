@@ -293,7 +293,8 @@ pub(super) const KEYS: &[Key] = &[
     node(
         "heartbeat.idle_timeout",
         "\"off\"",
-        "when set, a socket with no application event in this long is closed",
+        "when set, a socket with no application event in this long is closed; `ping`, \
+         `heartbeat:response` and `auth:refresh` are none",
         |s, v| Ok(s.gateway.heartbeat.idle_timeout = optional(v, positive_duration)?),
     ),
 ];

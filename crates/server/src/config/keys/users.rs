@@ -93,7 +93,7 @@ pub(super) const KEYS: &[Key] = &[
     space(
         "limits.events",
         "{ count = 10000, window = \"10s\" }",
-        "every frame and event that a client sends, per socket; CONNECTs and pings of the transport count per connection, by the limits of `/`",
+        "every frame and event that a client sends, per socket; CONNECTs and pings of the transport count per connection, by the limits of `/`; a CONNECT over it closes the connection",
         |n, v| Ok(n.limits.events = optional(v, limit)?),
     ),
     space(

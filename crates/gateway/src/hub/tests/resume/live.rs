@@ -494,4 +494,45 @@ fn who_was_admitted_and_is_not_let_in_in_time_leaves_nothing_behind() {
     // Its place is free.
     let _other = world.socketio("user=ann device=b");
     assert_eq!(world.gateway.users_online(), 1);
+
+#[test]
+fn what_is_not_kept_is_said_to_whoever_subscribes_and_asks_for_the_room() {
+    let some = |rooms: &[&str]| Config {
+        recovery: RecoveryConfig {
+            rooms: rooms.iter().map(ToString::to_string).collect(),
+            ..kept().recovery
+        },
+        ..kept()
+    };
+    for (config, left_out) in [
+        (some(&["a", "user:*"]), &["map"][..]),
+        (some(&[]), &["a", "map", "user:ann"][..]),
+        (kept(), &[][..]),
+        // Where nobody comes back, there is nothing to say.
+        (super::config(), &[][..]),
+    ] {
+        let mut world = World::new(config);
+        let mut ann = world.live("user=ann");
+        for topic in ["a", "map", "user:ann"] {
+            let kept = left_out.contains(&topic).then_some(false);
+            for recover in [None, Some(("1-1", 0))] {
+                let answer = asked(&mut world, &mut ann, &subscribe(topic, recover));
+                assert_eq!(answer[0]["type"], "subscribed");
+                let said = answer[0].get("kept").map(|kept| kept.as_bool().unwrap());
+                assert_eq!(said, kept, "{answer:?}");
+            }
+            let gateway = world.gateway.clone();
+            let room = world.finish(async move { gateway.room("/", None, topic).await });
+            assert_eq!(room.0.unwrap().kept, kept, "{topic}");
+        }
+        let gateway = world.gateway.clone();
+        let page = world.finish(async move { gateway.rooms(None, None, None, 9).await });
+        for entry in page.unwrap().items {
+            let kept = left_out.contains(&&*entry.room).then_some(false);
+            assert_eq!(entry.kept, kept, "{entry:?}");
+            let text = serde_json::to_string(&entry).unwrap();
+            assert_eq!(text.contains(r#""kept":false"#), kept.is_some(), "{text}");
+            assert_eq!(text.contains("kept"), kept.is_some(), "{text}");
+        }
+    }
 }

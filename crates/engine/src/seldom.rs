@@ -6,13 +6,14 @@ use std::time::Duration;
 use heartline_wire::time::Micros;
 
 /// Lets one of many through.
-pub(crate) struct Seldom {
+#[derive(Debug)]
+pub struct Seldom {
     /// Shortest time between two.
     period: Duration,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     last: Option<Micros>,
     /// Those that were kept back since.
@@ -20,7 +21,8 @@ struct State {
 }
 
 impl Seldom {
-    pub(crate) const fn every(period: Duration) -> Self {
+    /// At most one in this time.
+    pub const fn every(period: Duration) -> Self {
         Seldom {
             period,
             state: Mutex::new(State {
@@ -31,7 +33,7 @@ impl Seldom {
     }
 
     /// For how many this one speaks, itself included; `None`: it is not for the log.
-    pub(crate) fn speaks_for(&self, now: Micros) -> Option<u64> {
+    pub fn speaks_for(&self, now: Micros) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let soon = |last: Micros| now < last + self.period;
         if state.last.is_some_and(soon) {
