@@ -19,6 +19,7 @@ mod leaving;
 mod lists;
 mod moving;
 mod order;
+mod outside;
 mod requests;
 mod resume;
 mod slow;
