@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heartline_core::backplane::MAX_ADDED;
 use heartline_core::message::check;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
@@ -113,7 +114,8 @@ impl To {
     /// the room is no conversation's, or another node has told all of them.
     ///
     /// # Errors
-    /// As [`emit`](Self::emit).
+    /// As [`emit`](Self::emit); a message may be longer than what a client may say by what the
+    /// gateway has added.
     pub fn emit_stored(&self, message: &StoredMessage) -> Result<Option<Notice>, EventError> {
         let owed = &self.shared.fanout.owed;
         let at = self.shared.unix_millis();
@@ -149,11 +151,13 @@ impl To {
 
     fn emit_new(&self, args: &Args) -> Result<(), EventError> {
         let event = "message:new";
+        // What was accepted is told, with what was added to it.
+        let max = self.shared.config.max_payload.saturating_add(MAX_ADDED);
         if !self.is_of_conversation() {
-            return self.emit_args(event, args);
+            return self.emit_in(self.namespace, event, args, max);
         }
         let mut all = self.shared.fanout.namespaces.iter();
-        all.try_for_each(|(namespace, _)| self.emit_in(namespace, event, args))
+        all.try_for_each(|(namespace, _)| self.emit_in(namespace, event, args, max))
     }
 
     /// A message was in the store already when it was to be stored: if a killed process stored
@@ -186,7 +190,7 @@ impl To {
     /// # Errors
     /// As [`emit`](Self::emit).
     pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
-        self.emit_in(self.namespace, event, args)
+        self.emit_in(self.namespace, event, args, self.shared.config.max_payload)
     }
 
     /// Whether it is the room of a conversation.
@@ -195,7 +199,14 @@ impl To {
         self.rooms.len() == 1 && self.rooms.iter().all(is_one)
     }
 
-    fn emit_in(&self, namespace: NamespaceId, event: &str, args: &Args) -> Result<(), EventError> {
+    /// `max` bytes is what the arguments may have.
+    fn emit_in(
+        &self,
+        namespace: NamespaceId,
+        event: &str,
+        args: &Args,
+        max: usize,
+    ) -> Result<(), EventError> {
         if !self
             .rooms
             .iter()
@@ -205,11 +216,7 @@ impl To {
             return Err(RoomError::Invalid.into());
         }
         let message = said(event, args)?;
-        check(
-            &message.args,
-            &message.attachments,
-            self.shared.config.max_payload,
-        )?;
+        check(&message.args, &message.attachments, max)?;
         let fanout = &self.shared.fanout;
         match (&*self.rooms, &*self.except) {
             // A room's own way: numbered, with its name for live subscribers.

@@ -218,21 +218,56 @@ fn a_member_who_is_read_for_longer_than_a_handler_may_take_is_told_once() {
 fn a_drain_waits_for_what_is_still_to_be_told() {
     let store = Stalled::default();
     let mut world = World::with(config(), |builder| builder.store(store.clone()));
-    let [mut ann, _ben, mut cid] = three(&mut world);
+    let [mut ann, mut ben, mut cid] = three(&mut world);
     world.run(seconds(31));
-    // Its sender is told, and goes; the others could not be told.
+    // Its sender is told; the others could not be told.
     store.fails.store(1, Ordering::Relaxed);
-    *store.reads.lock().unwrap() = seconds(1);
+    *store.reads.lock().unwrap() = seconds(2);
     ann.says(&write("one"));
     world.run(ms(100));
     assert_eq!(heard(&mut ann), ["message:sent one"]);
     let gateway = world.gateway.clone();
-    for client in [&mut ann, &mut cid] {
+    let draining = world.begin(async move { gateway.drain().await });
+    world.settle();
+    for client in [&mut ann, &mut ben, &mut cid] {
         client.0.close(1001);
     }
-    let draining = world.begin(async move { gateway.drain().await });
-    world.run(ms(900));
+    world.run(seconds(1));
+    assert_eq!(world.gateway.connection_count(), 0);
     assert!(!draining.is_finished());
     world.run(seconds(2));
     assert!(draining.is_finished());
+}
+
+#[test]
+fn a_message_that_was_accepted_is_told_whatever_is_added_to_it() {
+    let max = 1_000;
+    let config = Config {
+        max_payload: max,
+        ..config()
+    };
+    let mut world = World::new(config);
+    let [mut ann, mut ben, mut cid] = three(&mut world);
+    // The longest frame that a client may send.
+    let write = |content: &str| {
+        format!(r#"427["message:send",{{"conversationId":"1","content":"{content}"}}]"#)
+    };
+    let content = "x".repeat(max - write("").len());
+    ann.says(&write(&content));
+    world.settle();
+    assert_eq!(heard(&mut ann), [format!("message:sent {content}")]);
+    assert_eq!(heard(&mut ben), [format!("message:new {content}")]);
+    assert_eq!(heard(&mut cid), [format!("message:notification {content}")]);
+    let history = world.ask(&mut ben, r#"429["history:get",{"conversationId":"1"}]"#);
+    assert_eq!(history.len(), 1);
+    assert!(history[0].contains(&content) && history[0].contains(r#""head":1"#));
+    // It is no other in an open room.
+    let room = "r".repeat(200);
+    world.ask(&mut ben, &format!(r#"421["join","{room}"]"#));
+    let write =
+        |content: &str| format!(r#"427["chat:send",{{"room":"{room}","content":"{content}"}}]"#);
+    let content = "ä".repeat((max - write("").len()) / 2);
+    ann.says(&write(&content));
+    world.settle();
+    assert_eq!(heard(&mut ben), [format!("message:new {content}")]);
 }
