@@ -48,6 +48,7 @@ use crate::markers::Markers;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
+use crate::notices::Notices;
 use crate::op::Op;
 use crate::owed::Owed;
 use crate::peers::Peers;
@@ -426,6 +427,7 @@ impl GatewayBuilder {
             members,
             watches,
             markers,
+            notices: Notices::default(),
             announcer,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
@@ -480,6 +482,7 @@ impl Parts {
             tokio::spawn(crate::watches::audit(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell_owed(shared.clone())).abort_handle(),
+            tokio::spawn(crate::untold::tell_members(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);
         let _ = handlers.gateway.set(gateway.downgrade());

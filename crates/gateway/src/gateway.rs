@@ -81,7 +81,7 @@ pub(crate) struct Ways {
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
     fanout: Arc<Fanout>,
-    tasks: [AbortHandle; 6],
+    tasks: [AbortHandle; 7],
 }
 
 impl fmt::Debug for Gateway {
@@ -143,7 +143,7 @@ impl Gateway {
     pub(crate) fn new(
         shared: Arc<Shared>,
         front: Arc<HttpFront<Op>>,
-        tasks: [AbortHandle; 6],
+        tasks: [AbortHandle; 7],
     ) -> Self {
         Gateway {
             ways: Arc::new(Ways {
@@ -285,10 +285,14 @@ impl Gateway {
         }
     }
 
-    /// Lets the store keep what it was given and leaves the cluster, but waits for neither longer
-    /// than this.
+    /// Tells whom nobody had the time to tell, lets the store keep what it was given and leaves the
+    /// cluster, but waits for none of it longer than this.
     async fn finish(&self, patience: Duration) {
         let shared = &self.shared;
+        // What is still to be told needs both: it has a half of the time.
+        let begun = Instant::now();
+        let _ = tokio::time::timeout(patience / 2, shared.notices.quiet()).await;
+        let patience = patience.saturating_sub(begun.elapsed());
         let keeping = async {
             // What they have to write is for the store.
             shared.sessions.close().await;

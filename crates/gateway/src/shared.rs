@@ -23,6 +23,7 @@ use crate::limits::Limits;
 use crate::markers::Markers;
 use crate::members::Members;
 use crate::metrics::Metrics;
+use crate::notices::{Due, Notices};
 use crate::sessions::Sessions;
 use crate::watches::Watches;
 
@@ -47,6 +48,9 @@ pub(crate) struct Shared {
     pub(crate) members: Arc<Members>,
     /// What clients have read, on its way to the store.
     pub(crate) markers: Arc<Markers>,
+    /// Notifications that are still to be sent: put there by whoever could not, and sent by
+    /// [`tell_members`](crate::untold::tell_members).
+    pub(crate) notices: Notices,
     /// What clients watch: apart, as `members`.
     pub(crate) watches: Arc<Watches>,
     /// Changes of presence on their way to clients: a drain waits for them.
@@ -128,6 +132,18 @@ impl Shared {
             told.await;
         }
         Ok(())
+    }
+
+    /// The same of a stored message, in all namespaces. If it is not waited for to the end, nobody
+    /// has been told.
+    ///
+    /// # Errors
+    /// As [`notify`](Self::notify).
+    pub(crate) async fn notify_of(&self, due: &Due) -> Result<(), StoreError> {
+        let everywhere: Vec<_> = self.fanout.namespaces.iter().map(|(id, _)| id).collect();
+        let message = due.message.clone();
+        self.notify(&everywhere, &due.conversation, &due.speaker, message)
+            .await
     }
 
     pub(crate) fn unix_millis(&self) -> u64 {

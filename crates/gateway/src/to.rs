@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heartline_core::backplane::MAX_ADDED;
 use heartline_core::message::check;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
@@ -9,10 +10,11 @@ use heartline_core::rooms::{self, RoomError};
 use heartline_core::store::StoredMessage;
 use serde::Serialize;
 
-use crate::event::{Args, EventError, said};
+use crate::event::{Args, EventError, said, to_json};
 use crate::fanout::{ToRoom, ToRooms};
 use crate::in_doubt::Place;
 use crate::in_order;
+use crate::notices::Due;
 use crate::recovery::Recovery;
 use crate::shared::Shared;
 
@@ -31,6 +33,38 @@ pub struct To {
     rooms: Vec<String>,
     except: Vec<String>,
     skip: Option<SocketAddress>,
+}
+
+/// A conversation's members who are not in its room are to hear of a message that was stored, as
+/// `message:notification`. It is sent once: by whoever [sends](Self::send) it; or, where that is not
+/// waited for, or the store does not say who the members are, by the gateway as soon as it can. So
+/// nobody has to wait for the store for longer than they want to.
+#[must_use = "it is sent later than it could be"]
+pub struct Notice {
+    shared: Arc<Shared>,
+    /// `None`: it was sent.
+    due: Option<Due>,
+}
+
+impl Notice {
+    /// Sends it now.
+    pub async fn send(mut self) {
+        let Some(due) = &self.due else {
+            return;
+        };
+        match self.shared.notify_of(due).await {
+            Ok(()) => self.due = None,
+            Err(error) => tracing::warn!(%error, "a conversation's members are told later"),
+        }
+    }
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        if let Some(due) = self.due.take() {
+            self.shared.notices.put(due);
+        }
+    }
 }
 
 impl To {
@@ -76,34 +110,54 @@ impl To {
     /// rooms it is the first. That of a conversation is told in every namespace, as the store
     /// and the members are those of all. To be called as [`Tell`](heartline_core::store::Tell).
     ///
+    /// The members of a conversation who are not in its room hear of it by what is returned. `None`:
+    /// the room is no conversation's, or another node has told all of them.
+    ///
     /// # Errors
-    /// As [`emit`](Self::emit).
-    pub fn emit_stored(&self, message: &StoredMessage) -> Result<(), EventError> {
+    /// As [`emit`](Self::emit); a message may be longer than what a client may say by what the
+    /// gateway has added.
+    pub fn emit_stored(&self, message: &StoredMessage) -> Result<Option<Notice>, EventError> {
         let owed = &self.shared.fanout.owed;
         let at = self.shared.unix_millis();
         if self.is_of_conversation() && owed.was_told(|| self.place(), message, at) {
             // Another node has, as this one was so long about it.
-            return Ok(());
+            return Ok(None);
         }
-        // In the order of the offsets, whoever has sent it.
-        let emit = || in_order::at_once(|| self.emit_new(message));
-        let Some(recovery) = self.of_one_room() else {
-            return emit();
+        let args = Args {
+            json: to_json(message)?,
+            attachments: Vec::new(),
         };
-        let in_doubt = &recovery.in_doubt;
-        let place = || self.place();
-        let told = in_doubt.in_turn(self.namespace, place, message.offset, emit);
-        // Where it is not told yet, it is from the store.
-        told.unwrap_or(Ok(()))
+        // In the order of the offsets, whoever has sent it.
+        let emit = || in_order::at_once(|| self.emit_new(&args));
+        match self.of_one_room() {
+            None => emit()?,
+            Some(recovery) => {
+                let in_doubt = &recovery.in_doubt;
+                let place = || self.place();
+                let told = in_doubt.in_turn(self.namespace, place, message.offset, emit);
+                // Where it is not told yet, it is from the store.
+                told.unwrap_or(Ok(()))?;
+            }
+        }
+        let id = match self.rooms.first() {
+            Some(room) if self.is_of_conversation() => rooms::conversation_of(room),
+            _ => None,
+        };
+        Ok(id.map(|id| Notice {
+            shared: self.shared.clone(),
+            due: Some(Due::new(self.tenant.clone(), id, (message, &args.json))),
+        }))
     }
 
-    fn emit_new(&self, message: &StoredMessage) -> Result<(), EventError> {
-        let (event, args) = ("message:new", Args::one(message)?);
+    fn emit_new(&self, args: &Args) -> Result<(), EventError> {
+        let event = "message:new";
+        // What was accepted is told, with what was added to it.
+        let max = self.shared.config.max_payload.saturating_add(MAX_ADDED);
         if !self.is_of_conversation() {
-            return self.emit_args(event, &args);
+            return self.emit_in(self.namespace, event, args, max);
         }
         let mut all = self.shared.fanout.namespaces.iter();
-        all.try_for_each(|(namespace, _)| self.emit_in(namespace, event, &args))
+        all.try_for_each(|(namespace, _)| self.emit_in(namespace, event, args, max))
     }
 
     /// A message was in the store already when it was to be stored: if a killed process stored
@@ -136,7 +190,7 @@ impl To {
     /// # Errors
     /// As [`emit`](Self::emit).
     pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
-        self.emit_in(self.namespace, event, args)
+        self.emit_in(self.namespace, event, args, self.shared.config.max_payload)
     }
 
     /// Whether it is the room of a conversation.
@@ -145,7 +199,14 @@ impl To {
         self.rooms.len() == 1 && self.rooms.iter().all(is_one)
     }
 
-    fn emit_in(&self, namespace: NamespaceId, event: &str, args: &Args) -> Result<(), EventError> {
+    /// `max` bytes is what the arguments may have.
+    fn emit_in(
+        &self,
+        namespace: NamespaceId,
+        event: &str,
+        args: &Args,
+        max: usize,
+    ) -> Result<(), EventError> {
         if !self
             .rooms
             .iter()
@@ -155,11 +216,7 @@ impl To {
             return Err(RoomError::Invalid.into());
         }
         let message = said(event, args)?;
-        check(
-            &message.args,
-            &message.attachments,
-            self.shared.config.max_payload,
-        )?;
+        check(&message.args, &message.attachments, max)?;
         let fanout = &self.shared.fanout;
         match (&*self.rooms, &*self.except) {
             // A room's own way: numbered, with its name for live subscribers.

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::UserKey;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::rooms;
 use heartline_core::store::{Channel, HistoryQuery, MAX_PART, Start, StoreError, StoredMessage};
-use heartline_wire::json;
+use tokio::task::JoinSet;
 
 use crate::event::to_json;
 use crate::fanout::ToRoom;
 use crate::in_doubt::{InDoubt, Place};
+use crate::notices::Due;
 use crate::shared::Shared;
 
 /// Bytes of one part of a history, as JSON.
@@ -231,18 +231,41 @@ async fn notify(
     conversation_id: &str,
     (message, json): (&StoredMessage, &str),
 ) {
-    let speaker = UserKey {
-        tenant_id: tenant.clone(),
-        user_id: message.sender_id.as_str().into(),
-        user_type: message.sender_type.as_deref().map(Into::into),
-    };
-    let data = format!(
-        r#"{{"conversationId":{},"message":{json}}}"#,
-        json::quote(conversation_id)
-    );
-    let notification = Message::new("message:notification", &data);
-    let told = shared.notify(namespaces, conversation_id, &speaker, notification);
+    let due = Due::new(tenant.clone(), conversation_id, (message, json));
+    let notification = due.message.clone();
+    let told = shared.notify(namespaces, conversation_id, &due.speaker, notification);
     if let Err(error) = told.await {
-        tracing::error!(%error, "a conversation's members could not be told");
+        tracing::warn!(%error, "a conversation's members are told later");
+        shared.notices.put(due);
+    }
+}
+
+/// Of so many conversations members are told at once: a store answers several questions at a time.
+const AT_ONCE: usize = 16;
+
+/// Tells members who are not in the room of what whoever stored it had no time to tell, or could
+/// not. Ends when it is aborted.
+pub(crate) async fn tell_members(shared: Arc<Shared>) {
+    let mut telling = JoinSet::new();
+    loop {
+        if telling.len() >= AT_ONCE {
+            telling.join_next().await;
+        }
+        // Those that have ended.
+        while telling.try_join_next().is_some() {}
+        let due = shared.notices.next().await;
+        telling.spawn(tell_others(shared.clone(), due));
+    }
+}
+
+/// Tells one of them, or leaves it for later.
+async fn tell_others(shared: Arc<Shared>, due: Due) {
+    match shared.notify_of(&due).await {
+        Ok(()) => shared.notices.sent(&due),
+        Err(error) => {
+            tracing::warn!(%error, "a conversation's members cannot be told yet");
+            tokio::time::sleep(AGAIN).await;
+            shared.notices.give_back(due);
+        }
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use heartline_wire::json;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
 use super::given::Given;
 use crate::auth::UserKey;
 use crate::store::{Channel, NewMessage, StoreError, Stored, StoredMessage, Tell, temp_id};
-use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, To, rooms};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Notice, Socket, To, rooms};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;
@@ -248,13 +249,6 @@ pub(super) async fn chat_send(
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Notification<'a> {
-    conversation_id: &'a str,
-    message: &'a StoredMessage,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Confirmation<'a> {
     #[serde(serialize_with = "temp_id::serialize")]
     temp_id: &'a Option<String>,
@@ -287,7 +281,8 @@ async fn send(
     };
     let tenant = sender.tenant_id.as_deref();
     let to = gateway.to(socket.namespace(), tenant, &room);
-    let stored = store(&gateway, new, tell(to.clone()));
+    let (others, mut notice) = oneshot::channel();
+    let stored = store(&gateway, new, tell(to.clone(), others));
     let stored = stored.await;
     // It is there, or nobody knows: the same comes again to find out.
     let may_be_there = |error: &EventError| error.code == Code::SendFailed.as_str();
@@ -311,8 +306,8 @@ async fn send(
     }
     // From here on the message exists: a failure to tell somebody is not the
     // sender's error. A repetition is only answered, everybody else knows.
-    if let (Channel::Conversation(conversation), false) = (&channel, stored.duplicate) {
-        notify(&gateway, &sender, conversation, &message).await;
+    if let Ok(notice) = notice.try_recv() {
+        notice.send().await;
     }
     socket.answer(
         "message:sent",
@@ -328,13 +323,15 @@ async fn send(
     }))
 }
 
-/// Tells a room of its new message, in the order in which the store has them.
-fn tell(to: Option<To>) -> Tell {
-    Box::new(move |message| {
-        let told = to.map(|to| to.emit_stored(message));
-        if let Some(Err(error)) = told {
+/// Tells a room of its new message, in the order in which the store has them; whoever waits for the
+/// store tells the others. Where nobody does any more, they are told all the same.
+fn tell(to: Option<To>, others: oneshot::Sender<Notice>) -> Tell {
+    Box::new(move |message| match to.map(|to| to.emit_stored(message)) {
+        Some(Ok(Some(notice))) => drop(others.send(notice)),
+        Some(Err(error)) => {
             tracing::warn!(%error, id = message.id, "a room could not be told of a message");
         }
+        Some(Ok(None)) | None => {}
     })
 }
 
@@ -354,23 +351,4 @@ async fn store(gateway: &Gateway, new: NewMessage, tell: Tell) -> Result<Stored,
         ),
     };
     Err(EventError::retry_after(error, RETRY_AFTER_MS))
-}
-
-/// Tells a conversation's members who are not in its room, in all namespaces. Which of their
-/// sockets may hear of it is decided where each of them is, by what is open to it at that moment.
-async fn notify(
-    gateway: &Gateway,
-    sender: &Arc<UserKey>,
-    conversation: &str,
-    message: &StoredMessage,
-) {
-    let notification = Notification {
-        conversation_id: conversation,
-        message,
-    };
-    let event = "message:notification";
-    let told = gateway.notify(None, conversation, sender, event, &notification);
-    if let Err(error) = told.await {
-        tracing::error!(%error, "a conversation's members could not be told");
-    }
 }

@@ -20,6 +20,7 @@ mod lists;
 mod logs;
 mod moving;
 mod order;
+mod outside;
 mod requests;
 mod resume;
 mod slow;
