@@ -36,7 +36,11 @@ pub(crate) fn of_user(user: &str, known: &Known, now: Millis) -> UserPresence {
 
 /// What the registry has said of a user, if it has, and what this node knows itself: whoever
 /// has a socket here is online, whatever is thought of others.
-pub(crate) fn with_own(own: UserPresence, known: Option<UserPresence>, is_trusted: bool) -> UserPresence {
+pub(crate) fn with_own(
+    own: UserPresence,
+    known: Option<UserPresence>,
+    is_trusted: bool,
+) -> UserPresence {
     let is_here = own.online;
     // What was known last says nothing of who came since.
     let is_known = known

@@ -10,7 +10,7 @@ use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Peers, Probed, Subscription, Target, UserSocket,
 };
-use heartline_core::entries::{Standing, TypePresence, UserPresence};
+use heartline_core::entries::{Standing, UserPresence};
 use heartline_core::presence::audit::{Believed, Who};
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
@@ -29,8 +29,7 @@ use crate::redis::{
     RedisRegistry, Server, SocketIoAdapter,
 };
 use crate::registry::{
-    self, Admission, Announced, Doubts, Known, Millis, NodeInfo, Seen, TypedUser, Unavailable,
-    UserName,
+    self, Admission, Doubts, Known, Millis, NodeInfo, TypedUser, Unavailable, UserName,
 };
 use crate::seal::{Also, Seal};
 use crate::servers;

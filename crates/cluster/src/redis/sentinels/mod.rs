@@ -72,7 +72,7 @@ impl Sentinels {
     /// Has all of it go faster than anybody wants it.
     #[cfg(test)]
     pub(super) fn hurry(&self) {
-        locked(&self.known).pace = Pace {
+        locked(&self.known).pace = named::Pace {
             fresh: Duration::from_millis(500),
             clear: Duration::from_millis(300),
             gone: Duration::from_secs(1),

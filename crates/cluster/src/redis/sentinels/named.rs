@@ -137,7 +137,7 @@ impl Named {
         now.saturating_duration_since(at) < self.pace.gone
     }
 
-    fn is_heard(&self, place: usize, now: Instant) -> bool {
+    pub(super) fn is_heard(&self, place: usize, now: Instant) -> bool {
         let heard = self.heard.get(&place);
         heard.is_some_and(|at| self.is_recent(*at, now))
     }
@@ -145,7 +145,7 @@ impl Named {
     /// Of how many Sentinels most are needed: of those of the URL, `count`, and of all others that
     /// are heard. Where the master itself has been away for long, whoever is away as long does
     /// not count any more: else nobody would be believed again.
-    fn electorate(&self, count: usize, now: Instant) -> usize {
+    pub(super) fn electorate(&self, count: usize, now: Instant) -> usize {
         let is_away = self.away_since.is_some_and(|at| !self.is_recent(at, now));
         let counts = |place: usize| (place < count && !is_away) || self.is_heard(place, now);
         let all = 0..count + MAX_LEARNED;
@@ -155,7 +155,12 @@ impl Named {
     /// Whether a Sentinel that names a master is believed; the URL names `count` of them. One that
     /// has not heard of the last failover is not. If most of them have not, and nobody knows it
     /// otherwise for long enough, there was none: they were made to forget.
-    pub(super) fn believes(&mut self, (index, count): (usize, usize), master: &Master, now: Instant) -> bool {
+    pub(super) fn believes(
+        &mut self,
+        (index, count): (usize, usize),
+        master: &Master,
+        now: Instant,
+    ) -> bool {
         self.heard.insert(index, now);
         if !self.is_behind(index, master) {
             self.behind.clear();

@@ -141,8 +141,7 @@ fn sentinels_that_are_told_of_another_master_one_by_one_send_nobody_to_and_fro()
 }
 
 #[test]
-fn sentinels_that_are_left_and_were_reset_are_believed_once_the_master_is_gone_with_the_others()
-{
+fn sentinels_that_are_left_and_were_reset_are_believed_once_the_master_is_gone_with_the_others() {
     let sentinels = sentinels(3);
     let start = Instant::now();
     (0..3).for_each(|index| sentinels.named(index, master(5, 1), start));

@@ -120,9 +120,8 @@ impl Board {
             }
             if !found.stale {
                 for known in &mut register.types {
-                    let named = |one: &&TypePresence| {
-                        one.user_type.as_ref() == known.user_type.as_ref()
-                    };
+                    let named =
+                        |one: &&TypePresence| one.user_type.as_ref() == known.user_type.as_ref();
                     let is_there = found.types.iter().any(|one| named(&one));
                     if !is_there && known.turn <= question.turn {
                         known.online = false;

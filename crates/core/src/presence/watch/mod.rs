@@ -28,9 +28,8 @@ use self::known::{Register, UserName, name};
 use self::log::{Log, Logs, Reader, Shown};
 use self::roster::Follow;
 use super::address::SocketAddress;
-use super::audit::{Believed, Who};
-use super::edge::{Edge, RoomAddress};
-use crate::entries::{Standing, UserPresence};
+use super::edge::RoomAddress;
+use crate::entries::Standing;
 
 pub use self::roster::{Note, Roster};
 pub use self::scope::{Scope, What};
