@@ -9,6 +9,7 @@
 //! * [`names`], [`envelope`], [`seal`]: how users are named, publications written and signed;
 //! * [`redis`]: the registry as a script, and the fan-out over pub/sub.
 
+mod answer;
 mod cluster;
 mod diagnosis;
 pub mod envelope;

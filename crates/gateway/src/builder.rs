@@ -480,9 +480,8 @@ impl Parts {
             tokio::spawn(announcing).abort_handle(),
             tokio::spawn(crate::watches::run(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::watches::audit(shared.watches.clone())).abort_handle(),
-            tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
-            tokio::spawn(crate::untold::tell_owed(shared.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell_members(shared.clone())).abort_handle(),
+            tokio::spawn(crate::untold::run(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);
         let _ = handlers.gateway.set(gateway.downgrade());
@@ -594,7 +593,6 @@ fn fanout(
         let kept = Recovery::new(window, settings, heartbeat, identity, journal, &backplane);
         recovery = Some(kept.leaving_at(spot));
     }
-    let has_others = backplane.tag().is_some() || backplane.line().is_some();
     let fanout = Arc::new(Fanout {
         namespaces: Namespaces::new(&config.namespaces),
         rooms: Arc::new(RoomDirectory::new(shards.len())),
@@ -605,7 +603,7 @@ fn fanout(
         recovery,
         clock,
         unread: Unread::default(),
-        owed: Owed::new(is_store_shared && has_others, config.recovery.window),
+        owed: Owed::new(is_store_shared, config.recovery.window),
     });
     let before = keep_rooms(&fanout, found);
     let subscriber = Arc::downgrade(&fanout);
@@ -615,6 +613,12 @@ fn fanout(
         let namespace = &fanout.namespaces.get(room.namespace).name;
         let tenant = room.tenant.as_deref();
         fanout.hold(namespace, tenant, &room.name)
+    });
+    let noting = Arc::downgrade(&fanout);
+    fanout.rooms.on_close(move |room| {
+        if let Some(fanout) = noting.upgrade() {
+            fanout.note_closed(room);
+        }
     });
     Ok((fanout, before))
 }

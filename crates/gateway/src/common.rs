@@ -13,7 +13,7 @@ use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::{Edge, SocketAddress};
-use heartline_core::rooms::{Gap, Numbered, Room, RoomRef};
+use heartline_core::rooms::{Followed, Gap, Numbered, Room, RoomRef};
 use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
@@ -236,7 +236,7 @@ impl Fanout {
             self.note_lost(&room);
             return room.follow_gap(&recovery.line, at, gap);
         };
-        self.note_heard(&room, &message);
+        let stored = self.stored_offset(&room, &message);
         let only = Only {
             skip: to.skip,
             ..Only::default()
@@ -268,7 +268,10 @@ impl Fanout {
             };
             self.post(shard as u16, op);
         };
-        room.follow(&recovery.line, at, kept, make, to_shard, gap);
+        if room.follow(&recovery.line, at, kept, make, to_shard, gap) == Followed::BehindGap {
+            self.note_lost(&room);
+        }
+        self.note_offset(&room, stored);
     }
 
     /// The same of what goes to no single room.
@@ -493,9 +496,15 @@ impl Fanout {
         };
         if let Scope::Room { .. } = scope {
             if let Some(room) = self.room_of(scope) {
-                self.note_end(&room, &events, known.dropped == 0, recovery);
+                let heard = self.stored_offsets(&room, &events);
+                let is_empty = events.is_empty();
+                // Where all is gone that was kept, and the numbers begin with the last of it, nodes
+                // were told of a gap.
+                let is_gap = known.last == tail.epoch;
+                let is_whole = known.dropped == 0 || (is_empty && !is_gap);
+                let was_silent = room.is_kept() && is_whole;
                 let numbers = (tail.epoch, tail.offset);
-                room.take_in(
+                let is_late = room.take_in(
                     &recovery.line,
                     numbers,
                     known,
@@ -509,6 +518,10 @@ impl Fanout {
                         self.post(shard as u16, op);
                     },
                 );
+                if is_late {
+                    self.note_lost(&room);
+                }
+                self.note_end(&room, &heard, was_silent, recovery);
             }
             return;
         }
@@ -520,18 +533,22 @@ impl Fanout {
         recovery.shelf.take_in(scope, &recovery.line, known, events);
     }
 
-    /// Notes which stored messages a room has heard of, or that it has heard of none for as long as
-    /// events are kept. `is_whole`: nothing that was said in it is kept no more.
-    fn note_end(&self, room: &Room, events: &[Kept], is_whole: bool, recovery: &Recovery) {
+    /// The offsets of the stored messages among events of a room, where they are looked for.
+    fn stored_offsets(&self, room: &Room, events: &[Kept]) -> Vec<u64> {
+        let events = events.iter().filter(|_| self.owed.is_on());
+        let stored = events.filter_map(|event| owed::offset_of(&event.message, &room.key.name));
+        stored.collect()
+    }
+
+    /// Notes which stored messages a room has `heard` of; or if of none, and nothing else was said
+    /// in it, that it `was_silent` for as long as events are kept.
+    fn note_end(&self, room: &Room, heard: &[u64], was_silent: bool, recovery: &Recovery) {
         if !self.owed.is_on() {
             return;
         }
         let (place, now) = (owed::place(&room.key), self.clock.now());
-        let heard = events.iter();
-        let heard = heard.filter_map(|event| owed::offset_of(&event.message, &room.key.name));
-        let heard: Vec<u64> = heard.collect();
-        self.owed.had(&place, &heard, now);
-        if heard.is_empty() && (is_whole || events.is_empty()) {
+        self.owed.had(&place, heard, now);
+        if heard.is_empty() && was_silent {
             let time = recovery.sessions.window();
             self.owed.was_silent(&place, now, time);
         }

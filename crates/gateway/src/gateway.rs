@@ -81,7 +81,7 @@ pub(crate) struct Ways {
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
     fanout: Arc<Fanout>,
-    tasks: [AbortHandle; 7],
+    tasks: [AbortHandle; 6],
 }
 
 impl fmt::Debug for Gateway {
@@ -143,7 +143,7 @@ impl Gateway {
     pub(crate) fn new(
         shared: Arc<Shared>,
         front: Arc<HttpFront<Op>>,
-        tasks: [AbortHandle; 7],
+        tasks: [AbortHandle; 6],
     ) -> Self {
         Gateway {
             ways: Arc::new(Ways {

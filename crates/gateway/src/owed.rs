@@ -1,11 +1,12 @@
-//! Which stored messages the rooms of this node may be owed, where several nodes have one store.
+//! Which stored messages the rooms of this node may be owed, where a database stores them.
 //!
 //! A message is stored and then told, to all nodes. A node that is killed in between leaves one
-//! that nobody was told of: each node then finds out which of them its rooms have not heard, and
-//! one tells it from the store ([`crate::untold`]). What is known here is which messages a room
+//! that nobody was told of, and so does a database that stores what was given up: each node then
+//! finds out which of them its rooms have not heard, and one tells it from the store
+//! ([`crate::untold`]). What is known here is which messages a room
 //! has heard of, by their offsets, which have no gaps.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,9 +30,8 @@ const AFTERMATH: Duration = Duration::from_secs(60);
 /// For so long what others have kept of a room that opens may be on its way.
 const TAKING_IN: Duration = Duration::from_secs(2);
 
-/// Messages after one that a room has not heard, at most: those before them are not waited for any
-/// more then.
-const MAX_AHEAD: usize = 256;
+/// Holes in what a room has heard, at most: the oldest is not waited for any more then.
+const MAX_HOLES: usize = 256;
 
 /// How much earlier than a room a message has to be for its clock's sake, milliseconds.
 const SKEW: u64 = 2_000;
@@ -39,7 +39,7 @@ const SKEW: u64 = 2_000;
 /// The messages of rooms, as far as they were heard.
 #[derive(Default)]
 pub(crate) struct Owed {
-    /// Several nodes have one store.
+    /// The store is not this process' own.
     is_on: bool,
     /// For how long rooms that open after a node has gone are looked at.
     aftermath: Duration,
@@ -57,9 +57,59 @@ struct Known {
     forgetful: Micros,
 }
 
+/// Offsets, as runs without a gap: the first of each with its last.
+#[derive(Debug, Default)]
+struct Runs(BTreeMap<u64, u64>);
+
+impl Runs {
+    fn insert(&mut self, offset: u64) {
+        let before = self.0.range_mut(..=offset).next_back();
+        let start = match before {
+            Some((_, last)) if *last >= offset => return,
+            Some((start, last)) if *last + 1 == offset => {
+                *last = offset;
+                *start
+            }
+            _ => {
+                self.0.insert(offset, offset);
+                offset
+            }
+        };
+        let next = offset.checked_add(1);
+        if let Some(last) = next.and_then(|next| self.0.remove(&next)) {
+            self.0.insert(start, last);
+        }
+    }
+
+    fn contains(&self, offset: u64) -> bool {
+        let before = self.0.range(..=offset).next_back();
+        before.is_some_and(|(_, last)| *last >= offset)
+    }
+
+    fn last(&self) -> Option<u64> {
+        self.0.last_key_value().map(|(_, last)| *last)
+    }
+
+    /// Takes the first run if it begins with this offset or before.
+    fn take(&mut self, offset: u64) -> Option<u64> {
+        let first = self.0.first_entry()?;
+        (*first.key() <= offset).then(|| first.remove())
+    }
+
+    /// Forgets all after this offset.
+    fn cut(&mut self, offset: u64) {
+        self.0.retain(|first, last| {
+            *last = offset.min(*last);
+            *first <= offset
+        });
+    }
+}
+
 /// What a room has heard.
 #[derive(Debug, Default)]
 struct Heard {
+    /// In how many namespaces it is here.
+    open: u32,
     /// When it opened, as late as may be: Unix milliseconds.
     opened: u64,
     /// Whoever came before has read it, or was told: Unix milliseconds.
@@ -71,7 +121,7 @@ struct Heard {
     /// The last message of the store is new to the room: those before it are to be looked at too.
     looks_back: bool,
     /// Those after it that were heard.
-    ahead: BTreeSet<u64>,
+    ahead: Runs,
     /// From when on the store is to be asked up to where it has messages.
     asks_at: Option<Micros>,
     /// Up to this one there are messages, of which some were not heard; since when that is known.
@@ -81,29 +131,25 @@ struct Heard {
 impl Heard {
     /// Takes up what follows without a gap, and begins to wait for what is missing.
     fn go_on(&mut self, now: Micros) {
-        if self.ahead.len() > MAX_AHEAD
-            && let Some(last) = self.ahead.pop_last()
+        if self.ahead.0.len() > MAX_HOLES
+            && let Some((&first, _)) = self.ahead.0.first_key_value()
         {
-            self.ahead.clear();
-            self.assume(last);
+            self.assume(first.saturating_sub(1));
         }
         if let Some(mut told) = self.told {
-            let first = |ahead: &BTreeSet<u64>| ahead.first().copied();
-            while let Some(next) = first(&self.ahead).filter(|next| *next <= told.saturating_add(1))
-            {
-                self.ahead.pop_first();
-                told = told.max(next);
+            while let Some(last) = self.ahead.take(told.saturating_add(1)) {
+                told = told.max(last);
             }
             self.told = Some(told);
             self.there = self.there.filter(|(there, _)| *there > told);
         }
         if let Some(last) = self.ahead.last() {
-            self.there.get_or_insert((*last, now));
+            self.there.get_or_insert((last, now));
         }
     }
 
     fn is_told(&self, offset: u64) -> bool {
-        self.told.is_some_and(|told| offset <= told) || self.ahead.contains(&offset)
+        self.told.is_some_and(|told| offset <= told) || self.ahead.contains(offset)
     }
 
     /// Nothing up to this one is waited for any more, whether it was heard or not.
@@ -180,7 +226,24 @@ impl Owed {
             since: at.saturating_add(SKEW),
             ..Heard::default()
         });
+        room.open += 1;
         room.asks_at = room.asks_at.or(asks_at);
+    }
+
+    /// The room is not here any more, in one of the namespaces in which it
+    /// [opened](Self::opened): it hears nothing of what is said from now on.
+    pub(crate) fn closed(&self, place: &Place) {
+        let mut known = self.known();
+        let Some(room) = known.rooms.get_mut(place) else {
+            return;
+        };
+        room.open = room.open.saturating_sub(1);
+        if room.open == 0 {
+            known.rooms.remove(place);
+            if known.rooms.is_empty() {
+                known.rooms.shrink_to_fit();
+            }
+        }
     }
 
     /// The line of all nodes is another. But for the first that this node knows, what was kept of
@@ -215,7 +278,9 @@ impl Owed {
         if room.told.is_none() {
             room.assume(first.saturating_sub(1));
         }
-        room.ahead.extend(offsets);
+        for offset in offsets {
+            room.ahead.insert(*offset);
+        }
         room.go_on(now);
     }
 
@@ -243,6 +308,7 @@ impl Owed {
         }
         if let Some(room) = self.known().rooms.get_mut(&place()) {
             *room = Heard {
+                open: room.open,
                 opened: at.saturating_add(SKEW),
                 since: at.saturating_add(SKEW),
                 ..Heard::default()
@@ -359,18 +425,22 @@ impl Owed {
         if asked.is_some_and(|told| part.head < told) {
             // It is an older store: its numbers come again, and are others.
             room.told = None;
-            room.ahead.clear();
+            room.ahead = Runs::default();
             room.there = None;
             room.assume(part.head);
             return Vec::new();
         }
         let late = room.there.filter(|(_, since)| now >= *since + PATIENCE);
+        if late.is_some_and(|(there, _)| there > part.head) {
+            // What was heard beyond the end of the store is no message of it, for long enough.
+            room.ahead.cut(part.head);
+        }
         let is_missing = |message: &&StoredMessage| {
             let is_new = match room.told {
                 Some(told) => message.offset > told,
                 None => message.created_at >= room.since,
             };
-            is_new && !room.ahead.contains(&message.offset)
+            is_new && !room.ahead.contains(message.offset)
         };
         let missing = part.messages.iter().filter(is_missing).cloned();
         let mut missing: Vec<StoredMessage> = missing.collect();
@@ -383,22 +453,13 @@ impl Owed {
             (None, None) => room.assume(part.head),
         }
         room.there = room.there.filter(|_| late.is_none());
-        if let Some(last) = missing.last() {
-            room.there(last.offset, now);
+        if room.told.is_none_or(|told| told < part.head) {
+            // More than one part may be missing.
+            room.there(part.head, now);
         }
         room.go_on(now);
         missing.retain(|one| late.is_some_and(|(there, _)| one.offset <= there));
         missing
-    }
-
-    /// The rooms of which something is known.
-    pub(crate) fn all(&self) -> Vec<Place> {
-        self.known().rooms.keys().cloned().collect()
-    }
-
-    /// A room is not here any more.
-    pub(crate) fn forget(&self, place: &Place) {
-        self.known().rooms.remove(place);
     }
 }
 
@@ -554,8 +615,8 @@ mod tests {
         assert!(!was_told(2, 14_999), "nobody tells it so soon");
         assert!(!was_told(3, 15_000));
         // What is not waited for any more nobody has told.
-        for offset in 0..=MAX_AHEAD as u64 {
-            owed.heard(place, 4 + offset, at(10));
+        for more in 0..=MAX_HOLES as u64 {
+            owed.heard(place, 4 + 2 * more, at(10));
         }
         assert!(!was_told(3, 99_000) && owed.is_told(place, 3));
     }
@@ -586,14 +647,97 @@ mod tests {
     }
 
     #[test]
-    fn a_room_remembers_so_many_messages_after_a_hole() {
-        let all: Vec<u64> = (0..=MAX_AHEAD as u64).map(|more| 3 + more).collect();
-        let owed = heard(&[1]);
-        for &offset in &all {
-            owed.heard(place, offset, at(10));
+    fn a_hole_is_owed_however_much_was_heard_after_it() {
+        let all: Vec<u64> = [1].into_iter().chain(3..=9_003).collect();
+        let owed = heard(&all);
+        assert_eq!(owed.due(at(15)), [place()]);
+        let told = answered(
+            &owed,
+            &History {
+                head: 9_003,
+                ..part(2..=200)
+            },
+            at(15),
+        );
+        assert_eq!(offsets(&told), [2]);
+        owed.heard(place, 2, at(16));
+        assert!(owed.is_told(place, 9_003) && owed.due(at(99)).is_empty());
+    }
+
+    #[test]
+    fn of_too_many_holes_the_oldest_is_given_up() {
+        let every_other: Vec<u64> = (0..=MAX_HOLES as u64).map(|more| 1 + 2 * more).collect();
+        let owed = heard(&every_other);
+        assert!(!owed.is_told(place, 2));
+        owed.heard(place, 3 + 2 * MAX_HOLES as u64, at(10));
+        assert!(owed.is_told(place, 3) && !owed.is_told(place, 4));
+    }
+
+    #[test]
+    fn runs_are_what_a_set_is() {
+        let mut seed = 7u64;
+        for _ in 0..200 {
+            let (mut runs, mut set) = (Runs::default(), std::collections::BTreeSet::new());
+            for _ in 0..40 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let offset = seed >> 59;
+                runs.insert(offset);
+                set.insert(offset);
+                assert!((0..32).all(|one| runs.contains(one) == set.contains(&one)));
+                assert_eq!(runs.last(), set.last().copied());
+                let mut gaps = runs.0.iter().zip(runs.0.keys().skip(1));
+                assert!(gaps.all(|((_, last), next)| last + 1 < *next));
+            }
+            runs.cut(20);
+            set.retain(|offset| *offset <= 20);
+            assert!((0..32).all(|one| runs.contains(one) == set.contains(&one)));
         }
+        let mut runs = Runs::default();
+        runs.insert(u64::MAX);
+        runs.insert(u64::MAX - 1);
+        assert!(runs.contains(u64::MAX) && runs.0.len() == 1);
+    }
+
+    #[test]
+    fn what_is_more_than_one_answer_is_asked_for_until_the_end() {
+        let owed = heard(&[1]);
+        owed.doubt(at(11));
+        let answer = || History {
+            head: 5,
+            ..part(2..=3)
+        };
+        assert!(answered(&owed, &answer(), at(11)).is_empty());
+        assert_eq!(offsets(&answered(&owed, &answer(), at(16))), [2, 3]);
+        owed.heard(place, 2, at(17));
+        owed.heard(place, 3, at(17));
+        assert_eq!(owed.due(at(22)), [place()]);
+        assert_eq!(offsets(&answered(&owed, &part(4..=5), at(22))), [4, 5]);
+    }
+
+    #[test]
+    fn a_room_that_closes_in_all_its_namespaces_waits_for_nothing() {
+        let owed = heard(&[1, 2]);
+        owed.opened(place, at(11), 11_000);
+        owed.closed(&place());
+        owed.heard(place, 4, at(12));
+        assert_eq!(owed.due(at(17)), [place()]);
+        owed.closed(&place());
         assert!(owed.due(at(99)).is_empty());
-        assert!(owed.is_told(place, 2) && owed.is_told(place, 3 + MAX_AHEAD as u64));
+        // Those who were in it hear of nothing between.
+        owed.opened(place, at(20), 20_000);
+        owed.heard(place, 9, at(21));
+        assert!(owed.due(at(99)).is_empty());
+    }
+
+    #[test]
+    fn what_the_store_has_not_got_is_not_asked_for_for_ever() {
+        let owed = heard(&[1, 2]);
+        owed.heard(place, 90_000, at(10));
+        assert_eq!(owed.due(at(15)), [place()]);
+        assert!(answered(&owed, &part(2..=2), at(15)).is_empty());
+        assert!(owed.due(at(99)).is_empty());
+        owed.heard(place, 3, at(20));
+        assert!(owed.due(at(99)).is_empty());
     }
 
     #[test]

@@ -117,14 +117,14 @@ impl Keeper {
             return Ok(Some(now + LOOK.as_millis() as u64));
         }
         let Some(last) = last else {
-            self.store.end_job(JOB, Some(now)).await?;
+            self.store.end_job(JOB, &self.node, Some(now)).await?;
             return Ok(due(now, started, &self.schedule));
         };
         // A clock that was wrong once does not put it off for ever.
         let last = last.min(now);
         let at = due(last, started, &self.schedule);
         if at.is_none_or(|at| at > now) {
-            self.store.end_job(JOB, None).await?;
+            self.store.end_job(JOB, &self.node, None).await?;
             return Ok(at);
         }
         let begin = Instant::now();
@@ -132,7 +132,9 @@ impl Keeper {
         let micros = begin.elapsed().as_micros() as u64;
         self.runs.micros.fetch_add(micros, Ordering::Relaxed);
         let is_done = done.as_ref().is_ok_and(|(_, is_whole)| *is_whole);
-        self.store.end_job(JOB, is_done.then_some(now)).await?;
+        self.store
+            .end_job(JOB, &self.node, is_done.then_some(now))
+            .await?;
         let (rows, is_whole) = done?;
         if is_whole {
             self.runs.runs.fetch_add(1, Ordering::Relaxed);
@@ -349,7 +351,11 @@ mod tests {
     async fn what_a_node_began_that_is_gone_another_does_after_its_lease() {
         let world = World::at(20_000 * DAY + HOUR);
         let now = world.clock()();
-        world.store.end_job(JOB, Some(now - DAY)).await.unwrap();
+        let before = now - DAY;
+        let store = &world.store;
+        assert!(store.take_job(JOB, "gone", before, now).await.unwrap().1);
+        let done = store.end_job(JOB, "gone", Some(before));
+        done.await.unwrap();
         let until = now + LEASE.as_millis() as u64;
         assert!(
             world

@@ -26,9 +26,19 @@ const IN_DOUBT: Duration = Duration::from_secs(60);
 /// When a store is asked again that did not answer.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Tells rooms of messages that nobody was told of, as long as the node lives: first those of an
+/// earlier process, which a node alone may know of, then those that it finds out to be missing.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let fanout = &shared.fanout;
+    if fanout.backplane.tag().is_none() && fanout.common().is_none() {
+        tell_left_behind(&shared).await;
+    }
+    tell_owed(&shared).await;
+}
+
 /// Tells the rooms that the journal knows of what is in the store after the last message that
 /// was told there. To who comes back these are messages like any other.
-pub(crate) async fn tell(shared: Arc<Shared>) {
+async fn tell_left_behind(shared: &Arc<Shared>) {
     let Some(recovery) = &shared.fanout.recovery else {
         return;
     };
@@ -37,7 +47,7 @@ pub(crate) async fn tell(shared: Arc<Shared>) {
     tokio::pin!(over);
     loop {
         while let Some(place) = in_doubt.wanted() {
-            if let Err(error) = tell_room(&shared, in_doubt, &place).await {
+            if let Err(error) = tell_room(shared, in_doubt, &place).await {
                 tracing::error!(%error, "messages that nobody was told of cannot be read yet");
                 in_doubt.give_back(&place);
                 tokio::time::sleep(AGAIN).await;
@@ -57,23 +67,35 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After so many questions in one round that the store does not answer, it is left alone.
 const MAX_FAILED: u32 = 3;
 
-/// In how many of these rounds rooms are forgotten that are not here any more.
-const FORGET: u32 = 60;
+/// Rooms that are read at once, and that are told under one taking of the job.
+const READS: usize = 8;
+const ROOMS: usize = 256;
 
 /// The job of whoever tells what a node has stored and told nobody: one node has it at a time, so
 /// that nothing is told twice. And for how long, milliseconds: what is told is heard by then.
 const JOB: &str = "tell";
 const JOB_MS: u64 = 30_000;
 
-/// Tells rooms here of messages that another node has stored, and was killed before it told
-/// anybody: found by a hole in the offsets, by a message that comes again, and by a look at all
-/// rooms when a node has gone or this one begins. Ends only where nodes have no store in common.
-pub(crate) async fn tell_owed(shared: Arc<Shared>) {
+/// For so long is told under one taking of it; what is left is owed anew.
+const TELLING: Duration = Duration::from_secs(10);
+
+/// For so long what goes by no line may be on its way to other nodes: more than it waits for its
+/// turn.
+const ON_ITS_WAY: Duration = Duration::from_secs(3);
+
+/// A room, and what it is owed.
+type OwedTo = (Place, Vec<StoredMessage>);
+
+/// Tells rooms here of messages that were stored and told nobody: another node was killed in
+/// between, or a database has stored what it had been given up for. Found by a hole in the
+/// offsets, by a message that comes again, and by a look at all rooms when a node has gone or this
+/// one begins. Ends only where the store is this process' own.
+async fn tell_owed(shared: &Arc<Shared>) {
     let fanout = &shared.fanout;
     if !fanout.owed.is_on() {
         return;
     }
-    let (mut others, mut rounds) = (None::<BTreeSet<u32>>, 0u32);
+    let mut others = None::<BTreeSet<u32>>;
     loop {
         if let Some((tags, _)) = fanout.backplane.others().await {
             let tags: BTreeSet<u32> = tags.into_iter().collect();
@@ -82,31 +104,70 @@ pub(crate) async fn tell_owed(shared: Arc<Shared>) {
             }
             others = Some(tags);
         }
-        let mut failed = 0;
-        for place in fanout.owed.due(fanout.clock.now()) {
-            if let Err(error) = look_at(&shared, &place).await {
-                tracing::warn!(%error, "what a room is owed cannot be read yet");
-                fanout.owed.ask_later(&place, fanout.clock.now());
-                failed += 1;
-            }
-            if failed == MAX_FAILED {
-                break;
-            }
-        }
-        rounds += 1;
-        if rounds.is_multiple_of(FORGET) {
-            fanout.forget_owed();
+        // What others told while they cannot be heard is told as lost when they can.
+        let status = fanout.backplane.status();
+        if !status.is_some_and(|status| status.unreachable) {
+            tell_due(shared).await;
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Looks at what the store has of a room, and tells what it has been owed for long enough.
-async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> {
+/// Looks at the rooms of which it is time, and tells what they have been owed for long enough.
+async fn tell_due(shared: &Arc<Shared>) {
+    let fanout = &shared.fanout;
+    let mut failed = 0;
+    for places in fanout.owed.due(fanout.clock.now()).chunks(ROOMS) {
+        let owed = read_rooms(shared, places, &mut failed).await;
+        if !owed.is_empty()
+            && let Err(error) = tell_rooms(shared, &owed).await
+        {
+            tracing::warn!(%error, "what rooms are owed cannot be told yet");
+            failed += 1;
+        }
+        if failed >= MAX_FAILED {
+            break;
+        }
+    }
+}
+
+/// What the store has of rooms that they have been owed for long enough. Those of which it does not
+/// answer are looked at later.
+async fn read_rooms(shared: &Arc<Shared>, places: &[Place], failed: &mut u32) -> Vec<OwedTo> {
+    let fanout = &shared.fanout;
+    let (mut places, mut owed) = (places.iter(), Vec::new());
+    let mut reading = tokio::task::JoinSet::new();
+    loop {
+        while reading.len() < READS
+            && *failed < MAX_FAILED
+            && let Some(place) = places.next()
+        {
+            let (shared, place) = (shared.clone(), place.clone());
+            reading.spawn(async move {
+                let owed = read_room(&shared, &place).await;
+                (place, owed)
+            });
+        }
+        match reading.join_next().await {
+            None => return owed,
+            Some(Ok((place, Ok(messages)))) if !messages.is_empty() => owed.push((place, messages)),
+            Some(Ok((_, Ok(_)))) => {}
+            Some(Ok((place, Err(error)))) => {
+                tracing::warn!(%error, "what a room is owed cannot be read yet");
+                fanout.owed.ask_later(&place, fanout.clock.now());
+                *failed += 1;
+            }
+            // It is looked at in the next round.
+            Some(Err(_)) => *failed += 1,
+        }
+    }
+}
+
+async fn read_room(shared: &Shared, place: &Place) -> Result<Vec<StoredMessage>, StoreError> {
     let (tenant, name) = place;
     let fanout = &shared.fanout;
-    let Some(id) = rooms::conversation_of(name).filter(|_| fanout.is_owed(place)) else {
-        return Ok(());
+    let Some(id) = rooms::conversation_of(name).filter(|_| fanout.has_room(place)) else {
+        return Ok(Vec::new());
     };
     let (from, limit) = fanout.owed.from(place);
     let part = shared.store.history(HistoryQuery {
@@ -117,10 +178,12 @@ async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> 
         bytes: PART_BYTES,
     });
     let part = part.await?;
-    let messages = fanout.owed.owed(place, (from, &part), fanout.clock.now());
-    if messages.is_empty() {
-        return Ok(());
-    }
+    Ok(fanout.owed.owed(place, (from, &part), fanout.clock.now()))
+}
+
+/// Tells rooms what they are owed, if no other node does.
+async fn tell_rooms(shared: &Shared, owed: &[OwedTo]) -> Result<(), StoreError> {
+    let fanout = &shared.fanout;
     let now = shared.unix_millis();
     // Two processes may have one name.
     let owner = format!("{}-{:08x}", shared.node_id, fanout.run);
@@ -129,32 +192,46 @@ async fn look_at(shared: &Arc<Shared>, place: &Place) -> Result<(), StoreError> 
         // What the one tells that has it is heard here, or owed again.
         return Ok(());
     }
-    let everywhere: Vec<_> = fanout.namespaces.iter().map(|(id, _)| id).collect();
-    for message in &messages {
-        // While the job was asked for, its node may have come to it.
-        let is_told =
-            !fanout.is_owed(place) || fanout.owed.is_told(|| place.clone(), message.offset);
-        let Some(json) = to_json(message).ok().filter(|_| !is_told) else {
-            continue;
-        };
-        say(shared, (&everywhere[..], place), &json);
-        tracing::info!(
-            id = message.id,
-            "a message is told that its node has told nobody"
-        );
-        let to = (&everywhere[..], tenant);
-        notify(shared, to, id, (message, &json)).await;
+    let until = fanout.clock.now() + TELLING;
+    'telling: for (place, messages) in owed {
+        for message in messages {
+            if fanout.clock.now() >= until {
+                break 'telling;
+            }
+            tell_message(shared, place, message).await;
+        }
     }
+    // The other nodes have heard it by then, and tell nothing of it.
+    let are_by_line = (owed.iter()).all(|((_, name), _)| fanout.comes_by_line(name));
     match fanout.common() {
-        Some((_, common)) => {
+        Some((_, common)) if are_by_line => {
             if let Some(back) = common.back(common.last_said()) {
                 back.await;
             }
         }
-        // The other nodes have heard it by then, and tell nothing of it.
-        None => tokio::time::sleep(LOOK).await,
+        _ => tokio::time::sleep(ON_ITS_WAY).await,
     }
-    shared.store.end_job(JOB, None).await
+    shared.store.end_job(JOB, &owner, None).await
+}
+
+/// Tells a room, and members who are not in it, of a message that they are owed.
+async fn tell_message(shared: &Shared, place: &Place, message: &StoredMessage) {
+    let (tenant, name) = place;
+    let fanout = &shared.fanout;
+    // While the job was asked for, its node may have come to it.
+    let is_told = !fanout.has_room(place) || fanout.owed.is_told(|| place.clone(), message.offset);
+    let (Some(id), Ok(json), false) = (rooms::conversation_of(name), to_json(message), is_told)
+    else {
+        return;
+    };
+    let everywhere: Vec<_> = fanout.namespaces.iter().map(|(id, _)| id).collect();
+    say(shared, (&everywhere[..], place), &json);
+    tracing::info!(
+        id = message.id,
+        "a message is told that its node has told nobody"
+    );
+    let to = (&everywhere[..], tenant);
+    notify(shared, to, id, (message, &json)).await;
 }
 
 /// Tells a room of a message, in these namespaces.

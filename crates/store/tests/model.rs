@@ -287,8 +287,10 @@ fn when_something_was_done_last_is_known_after_a_restart() {
     };
     let store = folder.open();
     assert_eq!(take(&store), (None, true));
-    runtime.block_on(store.end_job("clean", Some(10))).unwrap();
-    runtime.block_on(store.end_job("clean", None)).unwrap();
+    runtime
+        .block_on(store.end_job("clean", "a", Some(10)))
+        .unwrap();
+    runtime.block_on(store.end_job("clean", "a", None)).unwrap();
     runtime.block_on(store.close());
     drop(store);
     assert_eq!(take(&open_again(&folder)), (Some(10), true));

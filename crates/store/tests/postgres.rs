@@ -381,9 +381,11 @@ fn a_job_is_one_gateways_at_a_time_and_others_know_when_it_was_done() {
         assert_eq!(take(&a, "a", 10, 20).await, (None, true));
         assert_eq!(take(&b, "b", 19, 30).await, (None, false));
         assert_eq!(take(&a, "a", 19, 29).await, (None, true));
-        a.end_job("clean", Some(25)).await.unwrap();
+        b.end_job("clean", "b", Some(24)).await.unwrap();
+        assert_eq!(take(&b, "b", 25, 35).await, (None, false));
+        a.end_job("clean", "a", Some(25)).await.unwrap();
         assert_eq!(take(&b, "b", 26, 36).await, (Some(25), true));
-        b.end_job("clean", None).await.unwrap();
+        b.end_job("clean", "b", None).await.unwrap();
         assert_eq!(take(&a, "a", 27, 37).await, (Some(25), true));
         assert_eq!(take(&b, "b", 37, 47).await, (Some(25), true));
     });

@@ -113,6 +113,17 @@ pub struct Numbered {
     pub offset: u64,
 }
 
+/// What a room makes of a publication whose numbers were taken elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Followed {
+    /// It has been here, or comes with the room's end.
+    Before,
+    /// It is the next one.
+    Next,
+    /// Others are lost before it, which the members were told first.
+    BehindGap,
+}
+
 /// Publications were lost here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
@@ -233,8 +244,7 @@ impl Room {
     }
 
     /// Hands on a publication whose numbers were taken elsewhere, unless it has been here. If
-    /// there are others between it and the one before, `gap` is handed on first. True: it is
-    /// new.
+    /// there are others between it and the one before, `gap` is handed on first.
     pub fn follow<T>(
         &self,
         line: &Line,
@@ -243,20 +253,21 @@ impl Room {
         make: impl FnOnce(u64, u64) -> T,
         mut to_shard: impl FnMut(usize, &T),
         mut gap: impl FnMut(usize, Gap),
-    ) -> bool {
+    ) -> Followed {
         let mut sequence = self.sequence();
         let is_next = sequence.epoch == at.epoch && sequence.offset + 1 == at.offset;
-        match sequence.numbers {
+        let followed = match sequence.numbers {
             // Who waits for the room's numbers gets it with them.
-            Numbers::Awaited => return false,
+            Numbers::Awaited => return Followed::Before,
             Numbers::Shared if sequence.epoch == at.epoch && at.offset <= sequence.offset => {
-                return false;
+                return Followed::Before;
             }
-            Numbers::Shared if is_next => {}
+            Numbers::Shared if is_next => Followed::Next,
             Numbers::Own | Numbers::Unknown | Numbers::Shared => {
                 self.skip_to(&mut sequence, at, &mut gap);
+                Followed::BehindGap
             }
-        }
+        };
         sequence.numbers = Numbers::Shared;
         sequence.offset = at.offset;
         (event.id, event.offset) = (at.id, at.offset);
@@ -266,7 +277,7 @@ impl Room {
         if let Some(ring) = &mut sequence.ring {
             ring.push(event, &line.bounds);
         }
-        true
+        followed
     }
 
     /// Hands on what has no number of its own: each shard with members gets that of the last
@@ -336,7 +347,7 @@ impl Room {
     /// Takes in what all nodes together know of the room: how many publications there were, in
     /// which epoch, and those that are kept. `to_shard` tells each shard with members how far
     /// the room is if that was not known before, and whether these have counted on something
-    /// else.
+    /// else: then something may be lost, which is answered too.
     pub fn take_in(
         &self,
         line: &Line,
@@ -344,7 +355,7 @@ impl Room {
         known: Extent,
         events: Vec<Kept>,
         mut to_shard: impl FnMut(usize, Gap, bool),
-    ) {
+    ) -> bool {
         let mut sequence = self.sequence();
         let is_another = sequence.epoch != epoch;
         if let Some(ring) = &mut sequence.ring {
@@ -354,7 +365,7 @@ impl Room {
             ring.take_in(known, events, &line.bounds);
         }
         if sequence.numbers == Numbers::Shared {
-            return;
+            return false;
         }
         let is_late = sequence.numbers == Numbers::Unknown;
         sequence.numbers = Numbers::Shared;
@@ -367,6 +378,7 @@ impl Room {
         self.hand(&from, &mut |shard, from: &Gap| {
             to_shard(shard, *from, is_late);
         });
+        is_late
     }
 
     fn hand<T>(&self, publication: &T, to_shard: &mut impl FnMut(usize, &T)) {
@@ -390,6 +402,7 @@ pub struct RoomDirectory {
     /// Rooms that have members.
     peopled: AtomicUsize,
     subscribe: OnceLock<Subscribe>,
+    close: OnceLock<Close>,
     keep: OnceLock<Keep>,
 }
 
@@ -404,6 +417,9 @@ struct Keep {
 /// Tells the backplane of a room that has members from now on.
 type Subscribe = Box<dyn Fn(&RoomKey) -> Option<Arc<dyn Subscription>> + Send + Sync>;
 
+/// Hears of a room that is not here any more.
+type Close = Box<dyn Fn(&RoomKey) + Send + Sync>;
+
 impl RoomDirectory {
     /// No rooms yet, on a node of so many shards.
     pub fn new(shards: usize) -> Self {
@@ -414,6 +430,7 @@ impl RoomDirectory {
             incarnations: AtomicU64::new(1),
             peopled: AtomicUsize::new(0),
             subscribe: OnceLock::new(),
+            close: OnceLock::new(),
             keep: OnceLock::new(),
         }
     }
@@ -440,6 +457,18 @@ impl RoomDirectory {
         subscribe: impl Fn(&RoomKey) -> Option<Arc<dyn Subscription>> + Send + Sync + 'static,
     ) {
         let _ = self.subscribe.set(Box::new(subscribe));
+    }
+
+    /// Has `close` called for each room that is not here any more, before it can open again: while
+    /// its part of the directory is locked.
+    pub fn on_close(&self, close: impl Fn(&RoomKey) + Send + Sync + 'static) {
+        let _ = self.close.set(Box::new(close));
+    }
+
+    fn closed(&self, room: &Room) {
+        if let Some(close) = self.close.get() {
+            close(&room.key);
+        }
     }
 
     fn part(&self, room: &RoomRef<'_>) -> &Part {
@@ -648,6 +677,7 @@ impl RoomDirectory {
         let is_asked_for = || room.offset() > 0 || Arc::strong_count(&room) > HOLDERS;
         if !room.is_kept || !is_asked_for() {
             part.remove(&key);
+            self.closed(&room);
             if part.is_empty() {
                 part.shrink_to_fit();
             }
@@ -669,7 +699,12 @@ impl RoomDirectory {
                     return true;
                 }
                 let since = *sequence.empty_since.get_or_insert(now);
-                now - since <= bounds.age
+                drop(sequence);
+                let stays = now - since <= bounds.age;
+                if !stays {
+                    self.closed(room);
+                }
+                stays
             });
             if part.is_empty() {
                 part.shrink_to_fit();

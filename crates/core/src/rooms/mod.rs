@@ -14,5 +14,5 @@ pub use access::{
     Grant, MAX_NAME, PRIVATE, RoomError, STAYS, can_fit, conversation_of, is_valid_name, may_join,
     may_publish, of_conversation,
 };
-pub use directory::{Gap, Left, Numbered, Room, RoomDirectory, RoomKey, RoomRef};
+pub use directory::{Followed, Gap, Left, Numbered, Room, RoomDirectory, RoomKey, RoomRef};
 pub use members::{Joined, LocalRooms, Membership};

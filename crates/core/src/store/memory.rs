@@ -151,9 +151,14 @@ impl MessageStore for MemoryStore {
         Box::pin(std::future::ready(Ok((job.last_at, is_taken))))
     }
 
-    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
+    fn end_job(
+        &self,
+        name: &'static str,
+        owner: &str,
+        done: Option<u64>,
+    ) -> BoxFuture<Result<(), StoreError>> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.jobs.entry(name).or_default().end(done);
+        memory.jobs.entry(name).or_default().end(owner, done);
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -298,10 +298,11 @@ pub trait MessageStore: Send + Sync + 'static {
     }
 
     /// Notes that a job was done at this moment, Unix milliseconds, and lets it go. `None`: it
-    /// was not done.
+    /// was not done. Of a job that another node has by now, nothing changes.
     fn end_job(
         &self,
         _name: &'static str,
+        _owner: &str,
         _done: Option<u64>,
     ) -> BoxFuture<Result<(), StoreError>> {
         Box::pin(std::future::ready(Ok(())))

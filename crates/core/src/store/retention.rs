@@ -86,8 +86,12 @@ impl Job {
         is_free
     }
 
-    /// It was done at this moment, or not at all, and nobody has it.
-    pub fn end(&mut self, done: Option<u64>) {
+    /// The node that has it has done it at this moment, or not at all, and nobody has it. Of one
+    /// whose time was over, and that another has, nothing changes.
+    pub fn end(&mut self, owner: &str, done: Option<u64>) {
+        if self.owner.as_deref() != Some(owner) {
+            return;
+        }
         self.last_at = self.last_at.max(done);
         self.owner = None;
         self.owned_until = 0;
@@ -106,10 +110,14 @@ mod tests {
         assert!(job.take("a", 19, 29));
         assert!(!job.take("b", 28, 38));
         assert!(job.take("b", 29, 39));
-        job.end(Some(29));
-        job.end(None);
+        // The time was over for the one before.
+        job.end("a", Some(29));
+        assert!(job.last_at.is_none() && !job.take("a", 30, 40));
+        job.end("b", Some(29));
         assert_eq!(job.last_at, Some(29));
         assert!(job.take("a", 30, 40));
+        job.end("a", None);
+        assert_eq!(job.last_at, Some(29));
     }
 
     #[test]

@@ -167,30 +167,6 @@ impl Fanout {
         })
     }
 
-    /// Forgets what was heard in rooms that are not here any more.
-    pub(crate) fn forget_owed(&self) {
-        for place in self.owed.all() {
-            self.is_owed(&place);
-        }
-    }
-
-    /// Whether a room is here that may be owed something. What is known of one that is not here any
-    /// more is forgotten: it hears nothing of what is said.
-    pub(crate) fn is_owed(&self, place: &Place) -> bool {
-        if self.has_room(place) {
-            return true;
-        }
-        self.owed.forget(place);
-        // A room that opens is noted under the lock of its part of the rooms.
-        let has_opened = self.has_room(place);
-        if has_opened {
-            let now = self.clock.now();
-            let at = self.clock.unix_millis(now);
-            self.owed.opened(|| place.clone(), now, at);
-        }
-        has_opened
-    }
-
     /// Notes that a room has members here from now on, if it is that of a conversation.
     pub(crate) fn note_opened(&self, room: &RoomKey) {
         if self.owed.is_on() && rooms::conversation_of(&room.name).is_some() {
@@ -200,11 +176,29 @@ impl Fanout {
         }
     }
 
+    /// Notes that a room is not here any more, if it is that of a conversation.
+    pub(crate) fn note_closed(&self, room: &RoomKey) {
+        if self.owed.is_on() && rooms::conversation_of(&room.name).is_some() {
+            self.owed.closed(&owed::place(room));
+        }
+    }
+
     /// Notes a stored message that a room hears of.
     pub(crate) fn note_heard(&self, room: &Room, message: &Message) {
-        if self.owed.is_on()
-            && let Some(offset) = owed::offset_of(message, &room.key.name)
-        {
+        self.note_offset(room, self.stored_offset(room, message));
+    }
+
+    /// The offset of a stored message that a room hears of, where that is noted.
+    pub(crate) fn stored_offset(&self, room: &Room, message: &Message) -> Option<u64> {
+        let is_on = self.owed.is_on();
+        is_on
+            .then(|| owed::offset_of(message, &room.key.name))
+            .flatten()
+    }
+
+    /// Notes such an offset.
+    pub(crate) fn note_offset(&self, room: &Room, stored: Option<u64>) {
+        if let Some(offset) = stored {
             let now = self.clock.now();
             self.owed.heard(|| owed::place(&room.key), offset, now);
         }

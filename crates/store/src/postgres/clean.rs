@@ -126,9 +126,17 @@ pub(super) async fn take(
 }
 
 /// Lets a job go that this node has, and notes when it was done, if it was.
-pub(super) async fn end(session: &Session, name: &str, done: Option<i64>) -> Result<(), Error> {
+pub(super) async fn end(
+    session: &Session,
+    name: &str,
+    owner: &str,
+    done: Option<i64>,
+) -> Result<(), Error> {
     let sql = "UPDATE heartline.job SET owner = NULL, owned_until = 0,
             last_at = coalesce(greatest(last_at, $2), $2, last_at)
-        WHERE name = $1";
-    session.execute(sql, &[&name, &done]).await.map(drop)
+        WHERE name = $1 AND owner = $3";
+    session
+        .execute(sql, &[&name, &done, &owner])
+        .await
+        .map(drop)
 }

@@ -266,9 +266,17 @@ impl MessageStore for PostgresStore {
         })
     }
 
-    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
-        let done = done.map(|at| at as i64);
-        self.ask(move |session| async move { clean::end(&session, name, done).await })
+    fn end_job(
+        &self,
+        name: &'static str,
+        owner: &str,
+        done: Option<u64>,
+    ) -> BoxFuture<Result<(), StoreError>> {
+        let (owner, done): (Arc<str>, _) = (owner.into(), done.map(|at| at as i64));
+        self.ask(move |session| {
+            let owner = owner.clone();
+            async move { clean::end(&session, name, &owner, done).await }
+        })
     }
 
     fn is_in_trouble(&self) -> bool {

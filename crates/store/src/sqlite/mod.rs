@@ -185,7 +185,12 @@ impl MessageStore for SqliteStore {
         })
     }
 
-    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
+    fn end_job(
+        &self,
+        name: &'static str,
+        _: &str,
+        done: Option<u64>,
+    ) -> BoxFuture<Result<(), StoreError>> {
         self.write(0, move |_, transaction| match done {
             Some(at) => clean::note_run(transaction, name, at),
             None => Ok(()),

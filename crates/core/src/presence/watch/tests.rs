@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::*;
 use crate::auth::UserKey;
 use crate::backplane::MAX_TO_NODES;
-use crate::entries::TypePresence;
+use crate::entries::{TypePresence, UserPresence};
+use crate::presence::audit::Believed;
+use crate::presence::edge::Edge;
 
 /// Where it does not matter when.
 const NOW: Micros = Micros::ZERO;

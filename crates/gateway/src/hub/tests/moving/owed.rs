@@ -17,6 +17,11 @@ struct Common(Arc<MemoryStore>);
 impl Common {
     /// A node stores a message, and ends there.
     fn stores(&self, text: &str) {
+        self.stores_in("1", text);
+    }
+
+    /// The same in another conversation.
+    fn stores_in(&self, conversation: &str, text: &str) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let new = NewMessage {
             sender: Arc::new(UserKey {
@@ -24,7 +29,7 @@ impl Common {
                 user_id: "joe".into(),
                 user_type: None,
             }),
-            channel: Channel::Conversation("1".into()),
+            channel: Channel::Conversation(conversation.into()),
             content: text.into(),
             temp_id: Some(text.into()),
             created_at: since.as_millis() as u64 + 60_000,
@@ -52,8 +57,13 @@ impl MessageStore for Common {
         self.0.take_job(name, owner, now, until)
     }
 
-    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
-        self.0.end_job(name, done)
+    fn end_job(
+        &self,
+        name: &'static str,
+        owner: &str,
+        done: Option<u64>,
+    ) -> BoxFuture<Result<(), StoreError>> {
+        self.0.end_job(name, owner, done)
     }
 
     fn is_shared(&self) -> bool {
@@ -137,6 +147,8 @@ fn what_a_killed_node_has_stored_is_told_when_the_next_message_shows_that_it_is_
         let (mut cluster, store) = cluster(is_kept);
         let mut bob = member(&mut cluster, 1);
         let mut joe = cluster.worlds[1].socketio(TOKEN);
+        // What is said within moments of its opening a room may have been told before it.
+        pass(&mut cluster, 4);
         joe.says(&write("one"));
         store.stores("two");
         joe.says(&write("three"));
@@ -209,4 +221,63 @@ fn a_room_that_is_not_here_any_more_is_owed_nothing() {
         .filter(|event| event.contains("message:notification"));
     let told: Vec<&String> = told.collect();
     assert!(told.len() == 1 && told[0].contains("four"), "{told:?}");
+}
+
+#[test]
+fn who_comes_back_into_a_room_that_was_closed_is_owed_nothing_of_what_was_said_meanwhile() {
+    let (mut cluster, _) = cluster(false);
+    let mut bob = member(&mut cluster, 1);
+    let mut joe = cluster.worlds[1].socketio(TOKEN);
+    joe.says(&write("one"));
+    cluster.settle();
+    bob.says(r#"42["leave","conversation:1"]"#);
+    cluster.settle();
+    joe.says(&write("two"));
+    cluster.settle();
+    bob.says(r#"42["join","conversation:1"]"#);
+    cluster.settle();
+    joe.says(&write("three"));
+    pass(&mut cluster, 20);
+    assert_eq!(texts(bob.hears()), ["one", "three"]);
+}
+
+#[test]
+fn what_many_rooms_are_owed_is_told_together() {
+    let (mut cluster, store) = cluster(false);
+    let mut bob = cluster.worlds[1].socketio("user=bob rooms=conversation:*");
+    let all: Vec<String> = (1..=40).map(|id| id.to_string()).collect();
+    for id in &all {
+        bob.says(&format!(r#"42["join","conversation:{id}"]"#));
+    }
+    pass(&mut cluster, 2);
+    bob.hears();
+    for id in &all {
+        store.stores_in(id, id);
+    }
+    cluster.meeting.lock().unwrap().is_gone = true;
+    pass(&mut cluster, 14);
+    let mut told = texts(bob.hears());
+    told.sort_by_key(|text| text.parse::<u32>().ok());
+    assert_eq!(told, all);
+}
+
+#[test]
+fn what_a_database_stores_that_had_been_given_up_is_told_on_a_node_alone() {
+    let store = Common::default();
+    let common = store.clone();
+    let mut world = World::with(kept(), move |builder| builder.store(common.clone()));
+    let mut bob = world.socketio("user=bob rooms=conversation:*");
+    bob.says(r#"42["join","conversation:1"]"#);
+    world.settle();
+    bob.hears();
+    let mut joe = world.socketio(TOKEN);
+    joe.says(&write("one"));
+    world.settle();
+    store.stores("two");
+    joe.says(&write("two"));
+    // For a minute after its start it looks for what an earlier process has left behind.
+    for _ in 0..150 {
+        world.run(Duration::from_millis(500));
+    }
+    assert_eq!(texts(bob.hears()), ["one", "two"]);
 }
