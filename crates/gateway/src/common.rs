@@ -8,7 +8,7 @@ use heartline_core::auth::{Identity, RoomPattern, UserKey};
 use heartline_core::backplane::line::{Heard, Lost, Reached, Scope, Session, Tail};
 use heartline_core::backplane::{NameList, Target};
 use heartline_core::line;
-use heartline_core::line::ring::{Kept, Only};
+use heartline_core::line::ring::{Extent, Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -496,32 +496,8 @@ impl Fanout {
         };
         if let Scope::Room { .. } = scope {
             if let Some(room) = self.room_of(scope) {
-                let heard = self.stored_offsets(&room, &events);
-                let is_empty = events.is_empty();
-                // Where all is gone that was kept, and the numbers begin with the last of it, nodes
-                // were told of a gap.
-                let is_gap = known.last == tail.epoch;
-                let is_whole = known.dropped == 0 || (is_empty && !is_gap);
-                let was_silent = room.is_kept() && is_whole;
                 let numbers = (tail.epoch, tail.offset);
-                let is_late = room.take_in(
-                    &recovery.line,
-                    numbers,
-                    known,
-                    events,
-                    |shard, gap, is_late| {
-                        let room = room.clone();
-                        let op = match is_late {
-                            true => Op::Line(LineOp::Gap { room, gap }),
-                            false => Op::Line(LineOp::Begin { room, from: gap }),
-                        };
-                        self.post(shard as u16, op);
-                    },
-                );
-                if is_late {
-                    self.note_lost(&room);
-                }
-                self.note_end(&room, &heard, was_silent, recovery);
+                self.take_in_room(recovery, &room, numbers, known, events);
             }
             return;
         }
@@ -531,6 +507,35 @@ impl Fanout {
             user: name,
         };
         recovery.shelf.take_in(scope, &recovery.line, known, events);
+    }
+
+    /// The same of a room.
+    fn take_in_room(
+        &self,
+        recovery: &Recovery,
+        room: &Arc<Room>,
+        (epoch, offset): (u64, u64),
+        known: Extent,
+        events: Vec<Kept>,
+    ) {
+        let heard = self.stored_offsets(room, &events);
+        // Where all is gone that was kept, and the numbers begin with the last of it, nodes were
+        // told of a gap.
+        let is_gap = known.last == epoch;
+        let is_whole = known.dropped == 0 || (events.is_empty() && !is_gap);
+        let was_silent = room.is_kept() && is_whole;
+        let to_shard = |shard: usize, gap, is_late| {
+            let room = room.clone();
+            let op = match is_late {
+                true => Op::Line(LineOp::Gap { room, gap }),
+                false => Op::Line(LineOp::Begin { room, from: gap }),
+            };
+            self.post(shard as u16, op);
+        };
+        if room.take_in(&recovery.line, (epoch, offset), known, events, to_shard) {
+            self.note_lost(room);
+        }
+        self.note_end(room, &heard, was_silent, recovery);
     }
 
     /// The offsets of the stored messages among events of a room, where they are looked for.

@@ -494,6 +494,7 @@ fn who_was_admitted_and_is_not_let_in_in_time_leaves_nothing_behind() {
     // Its place is free.
     let _other = world.socketio("user=ann device=b");
     assert_eq!(world.gateway.users_online(), 1);
+}
 
 #[test]
 fn what_is_not_kept_is_said_to_whoever_subscribes_and_asks_for_the_room() {
