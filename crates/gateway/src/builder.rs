@@ -620,6 +620,10 @@ fn fanout(
             fanout.note_closed(room);
         }
     });
+    // Those of an earlier process were there before it was told which open.
+    for room in fanout.rooms.all() {
+        fanout.note_opened(&room.key);
+    }
     Ok((fanout, before))
 }
 
