@@ -363,6 +363,8 @@ mod tests {
             let result = inflate(&nothing.repeat(1_000_000 / nothing.len()));
             assert!(matches!(result, Err(Error::Protocol(_))), "{result:?}");
         }
+        let often = Err(Error::Protocol("a compressed message ends too often"));
+        assert_eq!(inflate(&[3, 0].repeat(MAX_ENDS + 1)), often);
     }
 
     #[test]
