@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::shard::arrivals::LISTENER;
 use crate::shard::conn::{Phase, Transport};
-use crate::shard::gather::{GATHER, Gather};
+use crate::shard::gather::Gather;
 use crate::shard::probe::PROBE;
 use crate::shard::writes::{LONG, SLICE};
 use crate::shard::{Shard, ShardMessage, WAKER};
@@ -78,11 +78,12 @@ impl<A: App> Shard<A> {
             if self.turn(told, asked, now).is_break() {
                 return;
             }
-            if goes_on && self.engine.writes.is_empty() {
-                let until = clock.now() + GATHER;
+            if let (Some(time), true) = (goes_on, self.engine.writes.is_empty()) {
+                let until = clock.now() + time;
                 while clock.now() < until {
                     std::hint::spin_loop();
                 }
+                gather.waited(time);
             }
         }
     }
