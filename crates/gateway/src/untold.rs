@@ -136,7 +136,7 @@ async fn tell_due(shared: &Arc<Shared>) {
 async fn read_rooms(shared: &Arc<Shared>, places: &[Place], failed: &mut u32) -> Vec<OwedTo> {
     let fanout = &shared.fanout;
     let (mut places, mut owed) = (places.iter(), Vec::new());
-    let mut reading = tokio::task::JoinSet::new();
+    let mut reading = JoinSet::new();
     loop {
         while reading.len() < READS
             && *failed < MAX_FAILED
@@ -337,12 +337,39 @@ pub(crate) async fn tell_members(shared: Arc<Shared>) {
 
 /// Tells one of them, or leaves it for later.
 async fn tell_others(shared: Arc<Shared>, due: Due) {
-    match shared.notify_of(&due).await {
-        Ok(()) => shared.notices.sent(&due),
+    let mut mine = Mine {
+        shared,
+        due: Some(due),
+    };
+    let Some(due) = &mine.due else { return };
+    match mine.shared.notify_of(due).await {
+        Ok(()) => mine.sent(),
         Err(error) => {
             tracing::warn!(%error, "a conversation's members cannot be told yet");
             tokio::time::sleep(AGAIN).await;
-            shared.notices.give_back(due);
+        }
+    }
+}
+
+/// One that is being sent. It is given back if it is dropped before that, for whatever reason: a
+/// store may panic, and the others of the conversation wait for this one.
+struct Mine {
+    shared: Arc<Shared>,
+    due: Option<Due>,
+}
+
+impl Mine {
+    fn sent(&mut self) {
+        if let Some(due) = self.due.take() {
+            self.shared.notices.sent(&due);
+        }
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        if let Some(due) = self.due.take() {
+            self.shared.notices.give_back(due);
         }
     }
 }

@@ -20,8 +20,18 @@ struct Stalled {
     time: Arc<Mutex<Duration>>,
     /// So many times it does not say who the members are.
     fails: Arc<AtomicU32>,
+    /// Then it panics so many times instead.
+    panics: Arc<AtomicU32>,
     /// So long it takes for that.
     reads: Arc<Mutex<Duration>>,
+}
+
+/// Takes one of so many, if there is one left.
+fn one_of(count: &AtomicU32) -> bool {
+    let taken = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+        left.checked_sub(1)
+    });
+    taken.is_ok()
 }
 
 impl MessageStore for Stalled {
@@ -64,14 +74,10 @@ impl Conversations for Stalled {
         tenant: Option<&str>,
         conversation_id: &str,
     ) -> BoxFuture<Result<Vec<Member>, StoreError>> {
-        let fails = self
-            .fails
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            });
-        if fails.is_ok() {
+        if one_of(&self.fails) {
             return Box::pin(async { Err(StoreError::Failed("it is away".into())) });
         }
+        assert!(!one_of(&self.panics), "a store that panics");
         let (members, time) = (
             self.store.members(tenant, conversation_id),
             *self.reads.lock().unwrap(),
@@ -194,6 +200,25 @@ fn members_are_told_when_the_store_says_again_who_they_are() {
     assert_eq!(heard(&mut cid), ["message:notification one"]);
     world.run(seconds(20));
     assert!(heard(&mut cid).is_empty());
+}
+
+#[test]
+fn a_store_that_panics_keeps_no_notification_back() {
+    let store = Stalled::default();
+    let mut world = World::with(config(), |builder| builder.store(store.clone()));
+    let [mut ann, _ben, mut cid] = three(&mut world);
+    world.run(seconds(31));
+    store.fails.store(9, Ordering::Relaxed);
+    store.panics.store(1, Ordering::Relaxed);
+    ann.says(&write("one"));
+    ann.says(&write("two"));
+    world.run(seconds(1));
+    // The store has not panicked yet, or one of them was not answered.
+    assert_eq!(heard(&mut ann), ["message:sent one", "message:sent two"]);
+    world.run(seconds(30));
+    let expected = ["message:notification one", "message:notification two"];
+    assert_eq!(heard(&mut cid), expected);
+    assert_eq!(store.panics.load(Ordering::Relaxed), 0);
 }
 
 #[test]
