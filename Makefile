@@ -27,6 +27,7 @@ help:
 serve:
 	cargo run --profile serve -p heartline-server --no-default-features -- serve --dev
 
+# Two at a time (`make -j2 test`) they take two thirds of the time.
 test: test-rust test-client test-protocol test-truth test-e2e
 
 test-rust:
@@ -64,7 +65,9 @@ demo-parts: release
 demo: demo-parts
 	node examples/demo/run.js
 
-test-e2e: release test-client demo-parts
+# The parts of the demo behind the client's tests: both install its packages.
+test-e2e: release test-client
+	$(MAKE) demo-parts
 	scripts/install-test-tools
 	scripts/node-tests tests/e2e
 
