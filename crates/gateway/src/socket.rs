@@ -444,6 +444,15 @@ impl Socket {
         }
     }
 
+    /// To be called first by a handler that reads what its client may have changed before: waits
+    /// until what the client has published is heard and its messages are stored, or refused. Where
+    /// it has to wait, what the client says behind this event waits until the handler has ended.
+    pub async fn behind_own(&self) {
+        if let Some(own) = self.shared.fanout.own() {
+            own.await;
+        }
+    }
+
     /// The socket's user is a member of a conversation from now on, as after joining its room.
     /// The store is asked at once, before what it is asked next; the future resolves when that
     /// is kept, or takes too long.
