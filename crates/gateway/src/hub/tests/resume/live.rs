@@ -537,3 +537,107 @@ fn what_is_not_kept_is_said_to_whoever_subscribes_and_asks_for_the_room() {
         }
     }
 }
+
+/// A live client that the app has put into a topic which its token does not open, and what it brings
+/// when it comes back.
+fn put_into_staff(world: &mut World) -> (Client, serde_json::Value) {
+    let token = "user=ann rooms=a";
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(world, &mut ann, &auth(token));
+    let put = serde_json::json!({"type": "emit", "event": "put", "id": 1});
+    asked(world, &mut ann, &put);
+    let brings = serde_json::json!({
+        "type": "auth", "token": token, "resume": hello[0]["resume"], "place": hello[0]["place"],
+        "topics": {},
+    });
+    (ann, brings)
+}
+
+fn world_that_puts() -> World {
+    World::with(live_config(), |builder| {
+        builder.on(
+            "put",
+            |socket: Socket| async move { socket.join("staff").await },
+        )
+    })
+}
+
+/// Topics, data and offsets of what was said in rooms.
+fn news(frames: &[serde_json::Value]) -> Vec<String> {
+    let news = frames.iter().filter(|frame| frame["type"] == "news");
+    news.map(|frame| format!("{} {} {}", frame["topic"], frame["data"], frame["offset"]))
+        .collect()
+}
+
+#[test]
+fn who_was_put_into_a_topic_gets_what_was_said_there_meanwhile() {
+    let mut world = world_that_puts();
+    let (ann, brings) = put_into_staff(&mut world);
+    drop(ann);
+    world.settle();
+    for (room, text) in [("staff", "one"), ("user:ann", "two"), ("staff", "three")] {
+        said(&world, room, text);
+    }
+    world.settle();
+    let mut ann = world.open(Opening::plain());
+    let told = asked(&mut world, &mut ann, &brings);
+    assert_eq!(told[0]["recovered"], true);
+    // All up to its place has not come yet.
+    assert!(told[0].get("place").is_none(), "{told:?}");
+    let expected = [
+        r#""staff" "one" 1"#,
+        r#""user:ann" "two" null"#,
+        r#""staff" "three" 2"#,
+    ];
+    assert_eq!(news(&told), expected);
+    said(&world, "staff", "four");
+    world.settle();
+    assert_eq!(news(&frames(&mut ann)), [r#""staff" "four" 3"#]);
+}
+
+#[test]
+fn who_may_have_heard_something_in_a_topic_that_it_was_put_into_begins_afresh() {
+    for is_sure in [false, true] {
+        let mut world = world_that_puts();
+        let (mut ann, mut brings) = put_into_staff(&mut world);
+        said(&world, "staff", "one");
+        if is_sure {
+            // What has a place says that all before it has come.
+            said(&world, "user:ann", "two");
+        }
+        world.settle();
+        let heard = frames(&mut ann);
+        if is_sure {
+            brings["place"] = heard[1]["place"].clone();
+        }
+        drop(ann);
+        world.settle();
+        said(&world, "staff", "three");
+        world.settle();
+        let mut ann = world.open(Opening::plain());
+        let told = asked(&mut world, &mut ann, &brings);
+        assert_eq!(told[0]["recovered"], is_sure);
+        let expected: &[&str] = match is_sure {
+            true => &[r#""staff" "three" 2"#],
+            false => &[],
+        };
+        assert_eq!(news(&told), expected);
+    }
+}
+
+#[test]
+fn what_is_on_its_way_to_who_was_put_into_a_topic_comes_once_or_makes_a_fresh_start() {
+    let mut world = world_that_puts();
+    let (ann, brings) = put_into_staff(&mut world);
+    // Somebody else is there, so that the shard knows by itself how far the topic is.
+    let (_other, _) = put_into_staff(&mut world);
+    drop(ann);
+    world.settle();
+    let mut ann = world.open(Opening::plain());
+    ann.says(&brings.to_string());
+    said(&world, "staff", "one");
+    world.settle();
+    let told = frames(&mut ann);
+    let count = news(&told).len();
+    assert_eq!(told[0]["recovered"], count == 1, "{told:?}");
+}
