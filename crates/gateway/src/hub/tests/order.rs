@@ -183,6 +183,34 @@ fn more_handlers_than_one_client_may_have_wait_for_those_before_them() {
 }
 
 #[test]
+fn what_nobody_asked_before_it_became_somebody_is_answered() {
+    let optional = config_with(|root| root.auth_mode = AuthMode::Optional);
+    let mut world = World::with(optional, |builder| {
+        app(builder).on("refuse", || async {
+            tokio::time::sleep(seconds(1)).await;
+            Err::<(), _>(EventError::new("CLOSED", "not today"))
+        })
+    });
+    let mut ann = world.open(Opening::plain());
+    for (id, event) in [(1, "work"), (2, "refuse")] {
+        ann.says(&format!(r#"{{"type":"emit","event":"{event}","id":{id}}}"#));
+    }
+    ann.says(r#"{"type":"emit","event":"refuse"}"#);
+    ann.says(r#"{"type":"auth","token":"user=ann","id":3}"#);
+    world.run(ms(2_100));
+    let heard = ann.hears();
+    for part in [
+        r#"{"type":"ack","id":1,"data":"worked"}"#,
+        r#"{"type":"ack","id":2,"data":{"ok":false"#,
+        r#"{"type":"error","code":"CLOSED""#,
+    ] {
+        let count = heard.iter().filter(|text| text.starts_with(part)).count();
+        assert_eq!(count, 1, "{part}: {heard:?}");
+    }
+    assert_eq!(world.gateway.users_online(), 1);
+}
+
+#[test]
 fn a_handler_that_panics_or_hangs_costs_its_event_alone() {
     let mut world = World::with(config(), app);
     let mut ann = world.socketio("user=ann");
