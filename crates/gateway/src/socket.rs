@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use crate::data::{MAX_REMEMBERED, SocketData};
-use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
+use crate::event::{Args, EventError, OTHER_USER, PublishRequest, said, said_to_one};
 use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
@@ -686,10 +686,7 @@ impl Socket {
         let identity = self.shared.authenticate(credentials).await;
         let mut identity = identity.map_err(|error| EventError::from(error.code()))?;
         if identity.user != self.identity.user || identity.user.is_none() {
-            return Err(EventError::new(
-                Code::Forbidden,
-                "The token must be for the user that is connected",
-            ));
+            return Err(EventError::new(Code::Forbidden, OTHER_USER));
         }
         // The registry knows this socket by its user and device; they stay.
         identity.user = self.identity.user.clone();

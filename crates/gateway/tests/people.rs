@@ -692,8 +692,8 @@ async fn what_a_client_says_behind_an_invite_finds_it_used() {
     // All that can be done is.
     ask(&mut other, "ping", "1").await;
     gate.add_permits(2);
-    for answer in ["431[", "432[", "433["] {
-        let answer = ann.hear(answer).await;
+    for _ in 0..3 {
+        let answer = ann.hear(r#"[{"ok":"#).await;
         assert!(answer.contains(r#""ok":true"#), "{answer}");
     }
     let joined = bob.hear(r#""id":2"#).await;

@@ -203,6 +203,68 @@ fn a_live_session_goes_on_with_its_id_and_all_its_topics() {
 }
 
 #[test]
+fn one_more_auth_of_a_connection_takes_its_own_socket_s_place_and_nobody_else_s() {
+    let mut config = live_config();
+    config.namespaces.get_mut("/").unwrap().devices = DevicePolicy::Limit {
+        max: 1,
+        on_excess: OnExcess::Reject,
+    };
+    let mut world = World::new(config);
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    ann.0.end();
+    world.settle();
+    let mut brings = auth("user=ann");
+    brings["resume"] = hello[0]["resume"].clone();
+    brings["place"] = hello[0]["place"].clone();
+    brings["topics"] = serde_json::json!({});
+    // With its token in the query, as before, and then with what it had.
+    let mut ann = world.live("user=ann");
+    assert_eq!(frames(&mut ann)[0]["recovered"], false);
+    let mut others = brings.clone();
+    others["token"] = "user=bob".into();
+    others["id"] = 7.into();
+    let told = asked(&mut world, &mut ann, &others);
+    assert_eq!(
+        (&told[0]["code"], &told[0]["id"]),
+        (&"FORBIDDEN".into(), &7.into())
+    );
+    assert_eq!(told.len(), 1, "{told:?}");
+    let told = asked(&mut world, &mut ann, &brings);
+    assert_eq!(told[0]["recovered"], true, "{told:?}");
+    assert_eq!(told[0]["socketId"], hello[0]["socketId"]);
+    assert_eq!(world.gateway.connection_count(), 1);
+    // Another connection is another device as ever.
+    let mut second = world.live("user=ann");
+    assert_eq!(second.hears(), ["close 4409"]);
+}
+
+#[test]
+fn each_auth_that_is_more_than_a_new_token_is_counted_as_a_join() {
+    let mut config = live_config();
+    config.namespaces.get_mut("/").unwrap().limits.joins =
+        Some(heartline_core::policy::Limit::per(3, 60));
+    let mut world = World::new(config);
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    let mut brings = auth("user=ann");
+    // Of no use: each begins afresh.
+    brings["resume"] = "none".into();
+    for _ in 0..2 {
+        assert_eq!(asked(&mut world, &mut ann, &brings)[0]["recovered"], false);
+    }
+    // What only brings a new token is not.
+    let mut renews = auth("user=ann");
+    renews["id"] = 1.into();
+    for _ in 0..5 {
+        assert_eq!(asked(&mut world, &mut ann, &renews)[0]["type"], "ack");
+    }
+    ann.says(&brings.to_string());
+    world.settle();
+    assert_eq!(ann.hears(), ["close 4429"]);
+}
+
+#[test]
 fn a_connection_whose_session_goes_on_elsewhere_is_told_not_to_come_back() {
     let mut world = World::new(live_config());
     let mut ann = world.open(Opening::plain());
