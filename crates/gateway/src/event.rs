@@ -18,6 +18,9 @@ use serde::Serialize;
 
 use crate::binary;
 
+/// Why a connection that is somebody does not become somebody else.
+pub(crate) const OTHER_USER: &str = "The token must be for the user that is connected";
+
 /// All arguments as they came, binary attachments included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Args {

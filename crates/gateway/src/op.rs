@@ -23,7 +23,7 @@ use heartline_wire::reason::Reason;
 use heartline_wire::time::{Micros, micros};
 use tokio::sync::oneshot;
 
-use crate::event::{Args, ConnectRefused, EventError};
+use crate::event::{Args, ConnectRefused, EventError, OTHER_USER};
 use crate::publication::{AckId, Publication, Told};
 use crate::recovery::Turn;
 
@@ -314,6 +314,8 @@ pub(crate) enum Refusal {
     Failed,
     /// The app does not let it in.
     App(ConnectRefused),
+    /// It is somebody already, and the token is another user's.
+    OtherUser,
 }
 
 impl Refusal {
@@ -324,6 +326,7 @@ impl Refusal {
             Refusal::DeviceLimit(_) => Code::DeviceLimit.as_str(),
             Refusal::Failed => Code::Internal.as_str(),
             Refusal::App(_) => REFUSED,
+            Refusal::OtherUser => Code::Forbidden.as_str(),
         }
     }
 
@@ -344,6 +347,7 @@ impl Refusal {
             Refusal::DeviceLimit(_) => Code::DeviceLimit.sentence(),
             Refusal::Failed => "You could not be let in; try again",
             Refusal::App(refused) => &refused.message,
+            Refusal::OtherUser => OTHER_USER,
         }
     }
 
@@ -377,7 +381,9 @@ impl Refusal {
     pub(crate) fn closing(&self) -> (Reason, u16, &str) {
         let reason = match self {
             Refusal::Auth(AuthError::Expired) => Reason::TokenExpired,
-            Refusal::Auth(_) | Refusal::Failed | Refusal::App(_) => Reason::AuthFailed,
+            Refusal::Auth(_) | Refusal::Failed | Refusal::App(_) | Refusal::OtherUser => {
+                Reason::AuthFailed
+            }
             Refusal::DeviceLimit(_) => Reason::DeviceLimit,
         };
         match self {

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use crate::data::{MAX_REMEMBERED, SocketData};
-use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
+use crate::event::{Args, EventError, OTHER_USER, PublishRequest, said, said_to_one};
 use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
@@ -444,6 +444,15 @@ impl Socket {
         }
     }
 
+    /// To be called first by a handler that reads what its client may have changed before: waits
+    /// until what the client has published is heard and its messages are stored, or refused. Where
+    /// it has to wait, what the client says behind this event waits until the handler has ended.
+    pub async fn behind_own(&self) {
+        if let Some(own) = self.shared.fanout.own() {
+            own.await;
+        }
+    }
+
     /// The socket's user is a member of a conversation from now on, as after joining its room.
     /// The store is asked at once, before what it is asked next; the future resolves when that
     /// is kept, or takes too long.
@@ -677,10 +686,7 @@ impl Socket {
         let identity = self.shared.authenticate(credentials).await;
         let mut identity = identity.map_err(|error| EventError::from(error.code()))?;
         if identity.user != self.identity.user || identity.user.is_none() {
-            return Err(EventError::new(
-                Code::Forbidden,
-                "The token must be for the user that is connected",
-            ));
+            return Err(EventError::new(Code::Forbidden, OTHER_USER));
         }
         // The registry knows this socket by its user and device; they stay.
         identity.user = self.identity.user.clone();

@@ -14,7 +14,7 @@ use heartline::entries::UserPresence;
 use heartline::store::conversations::{
     Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
 };
-use heartline::store::invites::NewInvite;
+use heartline::store::invites::{Invite, InviteQuery, Invites, NewInvite, Unusable, Used};
 use heartline::store::memory::MemoryStore;
 use heartline::store::{History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell};
 use heartline::{
@@ -24,7 +24,10 @@ use heartline::{
 use heartline_core::time::Moment;
 use heartline_wire::time::Micros;
 use support::{Client, Names, config, hears_nothing_of, live, socketio, start, until};
+use tokio::sync::Semaphore;
 
+#[path = "support/conversations_of.rs"]
+mod conversations_of;
 #[path = "support/invites_of.rs"]
 mod invites_of;
 mod support;
@@ -598,6 +601,105 @@ async fn who_comes_by_an_invite_is_in_whatever_the_token_says_and_uses_one_place
     put_out().await;
     let answer = ask(&mut ann, "invite:join", &paste).await;
     assert!(answer.contains("INVITE_REVOKED"), "{answer}");
+}
+
+/// A store in which an invite is used when the test lets it be.
+#[derive(Clone)]
+struct Gated {
+    store: Arc<MemoryStore>,
+    gate: Arc<Semaphore>,
+    /// How many uses have been asked for.
+    asked: Arc<AtomicUsize>,
+}
+
+impl MessageStore for Gated {
+    fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        self.store.append(message, tell)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.store.history(query)
+    }
+}
+
+conversations_of::has_conversations_of!(Gated, store);
+
+impl Invites for Gated {
+    fn create_invite(&self, code: &str, new: NewInvite) -> BoxFuture<Result<bool, StoreError>> {
+        self.store.create_invite(code, new)
+    }
+
+    fn invite(&self, code: &str) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        self.store.invite(code)
+    }
+
+    fn invites(&self, query: InviteQuery) -> BoxFuture<Result<Vec<Invite>, StoreError>> {
+        self.store.invites(query)
+    }
+
+    fn revoke_invite(&self, code: &str, now: u64) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        self.store.revoke_invite(code, now)
+    }
+
+    fn use_invite(
+        &self,
+        code: &str,
+        user: &Arc<UserKey>,
+        now: u64,
+    ) -> BoxFuture<Result<Result<Used, Unusable>, StoreError>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let (all, code, user) = (self.clone(), code.to_owned(), user.clone());
+        Box::pin(async move {
+            all.gate.acquire().await.unwrap().forget();
+            all.store.use_invite(&code, &user, now).await
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_says_behind_an_invite_finds_it_used() {
+    let store = Gated {
+        store: Arc::default(),
+        gate: Arc::new(Semaphore::new(0)),
+        asked: Arc::default(),
+    };
+    let gate = store.gate.clone();
+    let asked = store.asked.clone();
+    let config = Config {
+        hello: true,
+        conversations: ConversationsConfig::default(),
+        ..config()
+    };
+    let builder = Gateway::builder(config).authenticator(Names).store(store);
+    let (gateway, address) = start(builder).await;
+    let code = invite(&gateway, None, None).await;
+    let mut other = socketio(&address, "other").await;
+    let mut ann = socketio(&address, "ann").await;
+    ann.send_all(&[
+        &format!(r#"421["invite:join","{code}"]"#),
+        r#"422["join","conversation:1"]"#,
+        &format!(r#"423["message:send",{SAY}]"#),
+    ])
+    .await;
+    let mut bob = live(&address, "bob").await;
+    bob.send_all(&[
+        &format!(r#"{{"type":"emit","event":"invite:join","data":"{code}","id":1}}"#),
+        r#"{"type":"subscribe","topic":"conversation:1","id":2}"#,
+        &format!(r#"{{"type":"emit","event":"message:send","data":{SAY},"id":3}}"#),
+    ])
+    .await;
+    until(|| asked.load(Ordering::SeqCst) == 2).await;
+    // All that can be done is.
+    ask(&mut other, "ping", "1").await;
+    gate.add_permits(2);
+    for _ in 0..3 {
+        let answer = ann.hear(r#"[{"ok":"#).await;
+        assert!(answer.contains(r#""ok":true"#), "{answer}");
+    }
+    let joined = bob.hear(r#""id":2"#).await;
+    assert!(joined.contains("subscribed"), "{joined}");
+    let answer = bob.hear(r#""id":3"#).await;
+    assert!(answer.contains(r#""ok":true"#), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

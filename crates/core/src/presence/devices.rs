@@ -24,8 +24,8 @@ pub struct Newcomer {
     pub policy: DevicePolicy,
     /// How many sockets its user may have, whatever the policy.
     pub max_sockets: usize,
-    /// The socket with which its client goes on: that one is over, whether or not the node that
-    /// had it has said so. It has left the table of this node before.
+    /// The socket with which its client goes on, or whose place on the same connection it takes:
+    /// that one is over, whether or not the node that had it has said so, and counts no more.
     pub instead_of: Option<SocketAddress>,
 }
 
@@ -87,9 +87,12 @@ impl User {
         device: Option<&Arc<str>>,
         policy: DevicePolicy,
         max_sockets: usize,
+        instead_of: Option<SocketAddress>,
         going: &mut Going,
     ) -> Result<Admitted, DeviceLimitReached> {
-        let here = |entry: &&Entry| entry.socket.namespace() == socket.namespace();
+        let is_over = |entry: &Entry| Some(entry.socket) == instead_of;
+        let here =
+            |entry: &&Entry| entry.socket.namespace() == socket.namespace() && !is_over(entry);
         let same = |entry: &Entry| device.is_some() && entry.device_id.as_ref() == device;
         let stays = |entry: &Entry| !going.0.contains_key(&entry.socket);
         let others = self
@@ -116,7 +119,8 @@ impl User {
             }
         }
         if self.sockets.len() >= max_sockets {
-            let stay = self.sockets.iter().filter(|entry| stays(entry)).count();
+            let stay = self.sockets.iter();
+            let stay = stay.filter(|entry| stays(entry) && !is_over(entry)).count();
             let go = admitted.replaced.iter().chain(&admitted.evicted);
             let go = go.filter(|old| !going.includes(old)).count();
             if stay + 1 > max_sockets + go {

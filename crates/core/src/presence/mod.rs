@@ -191,7 +191,7 @@ impl Presence {
             device_id,
             policy,
             max_sockets,
-            instead_of: _,
+            instead_of,
         } = newcomer;
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let id = Id {
@@ -217,7 +217,10 @@ impl Presence {
         let user = &mut users[index];
         let was_online = !user.sockets.is_empty() || user.grace.is_some();
         let admitted = match decide {
-            true => user.make_room(&socket, device_id.as_ref(), policy, max_sockets, going)?,
+            true => {
+                let device = device_id.as_ref();
+                user.make_room(&socket, device, policy, max_sockets, instead_of, going)?
+            }
             false => Admitted::default(),
         };
         user.sockets.reserve_exact(1);

@@ -133,6 +133,34 @@ fn a_user_has_so_many_sockets_and_no_more_whatever_the_policy() {
 }
 
 #[test]
+fn the_socket_whose_place_a_newcomer_takes_counts_no_more() {
+    for (device, policy, max_sockets) in [
+        (None, LIMIT_2, usize::MAX),
+        (None, EVICT_2, usize::MAX),
+        (None, DevicePolicy::Unlimited, 2),
+        (Some("phone"), DevicePolicy::Unlimited, 2),
+    ] {
+        let (presence, edges) = presence(Duration::ZERO);
+        let come = |slot, device, instead_of| {
+            let newcomer = Newcomer {
+                max_sockets,
+                instead_of,
+                ..newcomer("a", slot, device, policy)
+            };
+            presence.connect(newcomer, 0)
+        };
+        come(1, Some("desk"), None).unwrap();
+        come(2, device, None).unwrap();
+        let admitted = come(3, device, Some(socket(2))).unwrap();
+        // It is over by itself, and nobody else goes.
+        assert_eq!((admitted.replaced, admitted.evicted), (vec![], vec![]));
+        presence.disconnect(&user("a"), socket(2), Micros::ZERO, 0);
+        assert_eq!(presence.get(None, "a", 0).devices, 2);
+        assert_eq!(*edges.lock().unwrap(), [("a".into(), true)]);
+    }
+}
+
+#[test]
 fn who_was_to_go_for_a_newcomer_that_has_gone_itself_keeps_the_place() {
     let (presence, edges) = presence(Duration::ZERO);
     for (slot, device) in [(1, "phone"), (2, "desk")] {

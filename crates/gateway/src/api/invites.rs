@@ -12,6 +12,7 @@ use heartline_wire::invite;
 
 use crate::event::EventError;
 use crate::gateway::Gateway;
+use crate::in_order;
 use crate::limits::Guesser;
 
 /// Who has come by an invite is a member of this conversation.
@@ -62,7 +63,8 @@ impl Gateway {
 
     /// Makes a user a member of the conversation to which an invite is, whatever the user's
     /// token says of it; `text` is the code, or an address with it. After ten within a minute that
-    /// there are not, a user and an address have to wait.
+    /// there are not, a user and an address have to wait. What the client says behind the event of
+    /// a handler that calls this waits until the handler has ended: it finds the user a member.
     ///
     /// # Errors
     /// `INVALID_INVITE`, `INVITE_NOT_FOUND`, `INVITE_EXPIRED`, `INVITE_EXHAUSTED`,
@@ -73,6 +75,7 @@ impl Gateway {
         user: &Arc<UserKey>,
         address: Option<IpAddr>,
     ) -> Result<Welcome, EventError> {
+        in_order::ask();
         let shared = &self.shared;
         let code = invite::parse(text).ok_or(Code::InvalidInvite)?;
         let mut who = vec![Guesser::User(user.clone())];

@@ -3,65 +3,48 @@
 
 use std::fmt;
 
-use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use heartline_wire::json;
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 /// A text, a number, or something else.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Given {
     Text(String),
-    Number(serde_json::Number),
+    /// In digits as they were written, however many there are: an id may have more than a machine's
+    /// number. With a point or an exponent, as the nearest of those is written.
+    Number(String),
     Other,
+}
+
+impl Given {
+    /// What a value's JSON says, without white space around it.
+    pub(super) fn of(raw: &str) -> Given {
+        match raw.bytes().next() {
+            Some(b'"') => {
+                json::unquote(raw).map_or(Given::Other, |text| Given::Text(text.into_owned()))
+            }
+            Some(b'-' | b'0'..=b'9') => number(raw).map_or(Given::Other, Given::Number),
+            _ => Given::Other,
+        }
+    }
+}
+
+/// A number's one way to be written; `None`: it is greater than any that there is.
+fn number(raw: &str) -> Option<String> {
+    let digits = raw.strip_prefix('-').unwrap_or(raw);
+    if digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        let written = if digits == "0" { digits } else { raw };
+        return Some(written.to_owned());
+    }
+    let number = serde_json::Number::from_f64(raw.parse().ok()?)?;
+    Some(number.to_string())
 }
 
 impl<'de> Deserialize<'de> for Given {
     fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Given, D::Error> {
-        struct Looker;
-        impl<'de> Visitor<'de> for Looker {
-            type Value = Given;
-
-            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-                to.write_str("anything")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Given, E> {
-                Ok(Given::Text(text.to_owned()))
-            }
-
-            fn visit_string<E: Error>(self, text: String) -> Result<Given, E> {
-                Ok(Given::Text(text))
-            }
-
-            fn visit_u64<E: Error>(self, number: u64) -> Result<Given, E> {
-                Ok(Given::Number(number.into()))
-            }
-
-            fn visit_i64<E: Error>(self, number: i64) -> Result<Given, E> {
-                Ok(Given::Number(number.into()))
-            }
-
-            fn visit_f64<E: Error>(self, number: f64) -> Result<Given, E> {
-                let number = serde_json::Number::from_f64(number);
-                Ok(number.map_or(Given::Other, Given::Number))
-            }
-
-            fn visit_bool<E: Error>(self, _: bool) -> Result<Given, E> {
-                Ok(Given::Other)
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Given, E> {
-                Ok(Given::Other)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Given, A::Error> {
-                IgnoredAny.visit_seq(list).map(|_| Given::Other)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Given, A::Error> {
-                IgnoredAny.visit_map(object).map(|_| Given::Other)
-            }
-        }
-        value.deserialize_any(Looker)
+        <&RawValue>::deserialize(value).map(|raw| Given::of(raw.get()))
     }
 }
 
@@ -72,8 +55,7 @@ pub(super) struct Id(String);
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Id, D::Error> {
         match Given::deserialize(value)? {
-            Given::Text(id) => Ok(Id(id)),
-            Given::Number(id) => Ok(Id(id.to_string())),
+            Given::Text(id) | Given::Number(id) => Ok(Id(id)),
             Given::Other => {
                 let sentence =
                     "a value is of none of the kinds that it may be: an id is a text or a number";
@@ -129,12 +111,16 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
         for (json, given) in [
             (r#""a\n""#, Given::Text("a\n".to_owned())),
-            ("5", Given::Number(5.into())),
-            ("-5", Given::Number((-5).into())),
+            ("5", Given::Number("5".into())),
+            ("-5", Given::Number("-5".into())),
+            ("0.50", Given::Number("0.5".into())),
+            ("1e3", Given::Number("1000.0".into())),
+            ("-0", Given::Number("0".into())),
             (
-                "0.5",
-                Given::Number(serde_json::Number::from_f64(0.5).unwrap()),
+                "18446744073709551617",
+                Given::Number("18446744073709551617".into()),
             ),
+            ("1e400", Given::Other),
             ("true", Given::Other),
             ("null", Given::Other),
             (r#"{"a":[1,{"b":"c"}],"d":1}"#, Given::Other),

@@ -57,6 +57,8 @@ pub(super) async fn history_get(
     wanted: Wanted,
 ) -> Result<Json<Told>, EventError> {
     let room = rooms::of_conversation(&wanted.conversation);
+    // What the client has said itself is a part of it.
+    socket.behind_own().await;
     socket.may_join(&room).await?;
     let query = HistoryQuery {
         tenant: socket.identity().tenant_id().cloned(),

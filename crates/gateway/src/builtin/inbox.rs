@@ -37,6 +37,8 @@ pub(super) async fn read(
 ) -> Result<Json<Marked>, EventError> {
     let conversation_id = String::from(read.conversation_id);
     user(socket.identity())?;
+    // A marker goes no further than what is stored.
+    socket.behind_own().await;
     socket
         .may_join(&rooms::of_conversation(&conversation_id))
         .await?;
@@ -88,6 +90,8 @@ pub(super) async fn inbox_get(
         limit,
         bytes: MAX_BYTES.min(gateway.config().send_buffer / 2),
     };
+    // What the client has said itself is a part of it.
+    socket.behind_own().await;
     let inbox = gateway.store().inbox(query).await;
     let mut inbox = inbox.map_err(|error| refused(&error))?;
     let access = gateway.config().room_access();

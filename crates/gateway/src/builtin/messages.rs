@@ -98,7 +98,7 @@ fn kept_temp_id(raw: &str) -> Option<String> {
 fn id(value: Option<Given>) -> (Option<String>, bool) {
     match value {
         Some(Given::Text(text)) if !text.is_empty() => (Some(text), false),
-        Some(Given::Number(number)) => (Some(number.to_string()), false),
+        Some(Given::Number(number)) => (Some(number), false),
         None => (None, false),
         Some(_) => (None, true),
     }

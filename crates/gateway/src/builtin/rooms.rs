@@ -1,7 +1,12 @@
 //! `join`, `leave`, their short forms, and `publish`.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
+use heartline_wire::json;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::given::Given;
 use crate::entries::MemberEntry;
 use crate::rooms::{self, RoomError};
 use crate::{Code, Event, EventError, FromEvent, Gateway, Json, PublishRequest, Socket};
@@ -98,26 +103,54 @@ fn misfit(event: &Event<'_>) -> EventError {
     if event.first().len() > MAX_DATA {
         return too_long();
     }
-    match serde_json::from_str(event.first()) {
-        Ok(serde_json::Value::Object(members)) => match members.get("room") {
-            Some(serde_json::Value::String(_)) if !is_wish(members.get("members")) => {
-                misfit(MEMBERS)
-            }
+    let data = json::whole(event.first());
+    if let Ok(members) = serde_json::from_str::<Members<'_>>(&data) {
+        let is_text = |room: &&RawValue| room.get().starts_with('"');
+        return match members.get("room") {
+            Some(room) if is_text(room) && !is_wish(members.get("members")) => misfit(MEMBERS),
             // Of several members of one name this is the last.
-            Some(serde_json::Value::String(_)) => misfit("the data has a member twice"),
+            Some(room) if is_text(room) => misfit("the data has a member twice"),
             Some(_) => no_room("room must be text: give { room }, or the room's name alone"),
             None => no_room("room is missing: give { room }, or the room's name alone"),
-        },
-        Ok(serde_json::Value::Null) | Err(_) => {
-            no_room("room is missing: give { room }, or the room's name alone")
-        }
+        };
+    }
+    match serde_json::from_str::<&RawValue>(&data).map(RawValue::get) {
+        Ok("null") | Err(_) => no_room("room is missing: give { room }, or the room's name alone"),
         Ok(_) => no_room("a room's name must be text: give { room }, or the room's name alone"),
     }
 }
 
+/// The members of an object, each as it was written.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
 /// Whether `members` says that they are wanted, or that they are not.
-fn is_wish(members: Option<&serde_json::Value>) -> bool {
-    members.is_none_or(|wish| wish.is_boolean() || wish.is_null())
+fn is_wish(members: Option<&&RawValue>) -> bool {
+    members.is_none_or(|wish| is_bool(wish) || wish.get() == "null")
+}
+
+fn is_bool(value: &RawValue) -> bool {
+    matches!(value.get(), "true" | "false")
+}
+
+/// An id's text; `None`: it is none.
+fn id_of(value: &RawValue) -> Option<String> {
+    match Given::of(value.get()) {
+        Given::Text(id) | Given::Number(id) if !id.is_empty() => Some(id),
+        _ => None,
+    }
+}
+
+/// The id among the members of an object: the best-named, or the only one.
+fn id_among(members: &Members<'_>, kind: &str) -> Option<String> {
+    let own = format!("{kind}Id");
+    let named = [own.as_str(), "id"].into_iter();
+    named
+        .filter_map(|name| members.get(name))
+        .find_map(|value| id_of(value))
+        .or_else(|| {
+            let only = members.values().next().filter(|_| members.len() == 1);
+            id_of(only?)
+        })
 }
 
 /// The room of `join:KIND` with an id: the id itself, or the only or the
@@ -131,42 +164,32 @@ impl FromEvent for KindRoom {
         if kind.len().max(event.first().len()) > MAX_DATA {
             return Err(too_long());
         }
-        let mut value: serde_json::Value =
-            serde_json::from_str(&heartline_wire::json::whole(event.first())).unwrap_or_default();
-        let wants_members = value.get("members").is_some_and(|wanted| *wanted == true);
-        if let Some(object) = value.as_object_mut() {
-            let is_question =
-                |name: &str, value: &serde_json::Value| name == "members" && value.is_boolean();
-            object.retain(|name, value| !value.is_null() && !is_question(name, value));
-        }
-        let text = |value: &serde_json::Value| match value {
-            serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
-            serde_json::Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        };
-        let id = match &value {
-            serde_json::Value::Object(members) => {
-                let own = format!("{kind}Id");
-                [own.as_str(), "id"]
-                    .into_iter()
-                    .find_map(|name| members.get(name).and_then(text))
-                    .or_else(|| {
-                        members
-                            .values()
-                            .find_map(text)
-                            .filter(|_| members.len() == 1)
-                    })
-            }
-            value => text(value),
-        };
-        let unusable = id.is_none()
-            && !(value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty));
-        if unusable {
+        let unusable = || {
             let sentence = format!(
                 "An id must be text that is not empty, or a number: give it alone, or as {{ {kind}Id }}"
             );
-            return Err(EventError::new(Code::InvalidRoom, sentence));
-        }
+            EventError::new(Code::InvalidRoom, sentence)
+        };
+        let data = json::whole(event.first());
+        let value: &RawValue = serde_json::from_str(&data).map_err(|_| unusable())?;
+        let mut wants_members = false;
+        let id = match value.get() {
+            "null" => None,
+            object if object.starts_with('{') => {
+                let mut members: Members<'_> =
+                    serde_json::from_str(object).map_err(|_| unusable())?;
+                let wish = members.get("members");
+                wants_members = wish.is_some_and(|wish| wish.get() == "true");
+                let is_question =
+                    |name: &str, value: &RawValue| name == "members" && is_bool(value);
+                members.retain(|name, value| value.get() != "null" && !is_question(name, value));
+                match members.is_empty() {
+                    true => None,
+                    false => Some(id_among(&members, kind).ok_or_else(unusable)?),
+                }
+            }
+            _ => Some(id_of(value).ok_or_else(unusable)?),
+        };
         if kind.is_empty() {
             return Err(RoomError::Invalid.into());
         }

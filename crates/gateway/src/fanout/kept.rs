@@ -178,6 +178,18 @@ impl Fanout {
         }
     }
 
+    /// Resolves when all that the connection has said before is heard and stored whose handler
+    /// runs on this thread, or when nobody will say so any more; `None`: it is.
+    pub(crate) fn own(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let later = in_order::later(|said| self.is_coming(said))?;
+        in_order::ask();
+        let (done, is_done) = oneshot::channel();
+        later.act(move || {
+            let _ = done.send(());
+        });
+        Some(async move { drop(is_done.await) })
+    }
+
     /// Whether something of this node's own, up to a number, is on its way back.
     fn is_coming(&self, said: u64) -> bool {
         let common = self.common();

@@ -170,7 +170,7 @@ impl Hub {
 
     /// Such an answer has come to its turn.
     pub(super) fn live_answer(&mut self, engine: &mut Engine, to: &SocketAddress, text: &str) {
-        if let Some(slot) = self.locate(engine, to) {
+        if let Some(slot) = self.locate_asker(engine, to) {
             self.send_live(engine, slot, |out| out.push_str(text));
         }
     }

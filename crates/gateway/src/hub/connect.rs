@@ -22,6 +22,7 @@ use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAdd
 use heartline_core::rooms::RoomRef;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
+use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
@@ -36,6 +37,7 @@ use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
 use crate::common::{Record, owner};
 use crate::data::SocketData;
+use crate::event::{EventError, OTHER_USER};
 use crate::handler::{Arrival, Body, Event, Handle, Handlers};
 use crate::op::{Connecting, LineOp, Op, Park, Refusal, Replaced};
 use crate::publication::Encoding;
@@ -71,6 +73,14 @@ impl Earlier {
             begin: ticket.begin()?.id,
         })
     }
+}
+
+/// The socket that is to be, and what its client has already.
+struct Comer {
+    socket: SocketAddress,
+    earlier: Option<Earlier>,
+    /// The same connection's socket in this namespace, and its user: the new one takes its place.
+    before: Option<(SocketAddress, Arc<UserKey>)>,
 }
 
 /// How many of the conversations of a socket that comes back are asked about at once: many come back
@@ -119,6 +129,20 @@ struct Authenticated<'a> {
     turn: Option<Turn>,
 }
 
+impl Authenticated<'_> {
+    /// What the shard of the newcomer is told.
+    fn told(self, shared: &Shared, socket: SocketAddress) -> Connecting {
+        let recovery = shared.fanout.recovery.as_ref();
+        Connecting {
+            socket,
+            outcome: self.outcome.map(LetIn::hand_over),
+            begin: recovery.map(|recovery| recovery.line.place(recovery.line.last())),
+            is_foreign: self.is_foreign,
+            turn: self.turn,
+        }
+    }
+}
+
 /// Verifies credentials and asks the backplane for admission, if the newcomer is still
 /// `here` then.
 async fn authenticate<'a>(
@@ -126,10 +150,10 @@ async fn authenticate<'a>(
     handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
-    (socket, earlier): (SocketAddress, Option<Earlier>),
+    comer: Comer,
     here: Weak<()>,
 ) -> Option<Authenticated<'a>> {
-    let identity = match identify(shared, handlers, mode, credentials, socket).await {
+    let identity = match identify(shared, handlers, mode, credentials, &comer).await {
         Ok(identity) => identity,
         Err(refusal) => {
             return Some(Authenticated {
@@ -139,6 +163,11 @@ async fn authenticate<'a>(
             });
         }
     };
+    let Comer {
+        socket,
+        earlier,
+        before,
+    } = comer;
     let mut elsewhere = Ok(None);
     let mut turn = None;
     if let Some(earlier) = &earlier {
@@ -154,7 +183,9 @@ async fn authenticate<'a>(
     }
     let is_foreign = elsewhere == Err(Unclaimed::Foreign);
     let instead_of = earlier.as_ref().zip(elsewhere.as_ref().ok());
-    let instead_of = instead_of.and_then(|(earlier, record)| last_place(shared, earlier, record));
+    let last = instead_of.and_then(|(earlier, record)| last_place(shared, earlier, record));
+    // The connection's own socket was let in beside what its client had before.
+    let instead_of = before.map(|(own, _)| own).or(last);
     let outcome = admit(shared, identity, (socket, instead_of), here).await?;
     if let Ok(LetIn { identity, .. }) = &outcome {
         if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
@@ -420,7 +451,7 @@ async fn identify(
     handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
-    socket: SocketAddress,
+    comer: &Comer,
 ) -> Result<Arc<Identity>, Refusal> {
     let arrival = credentials.clone();
     let has_token = credentials.token.is_some();
@@ -439,7 +470,12 @@ async fn identify(
         }
         Err(error) => return Err(Refusal::Auth(error)),
     };
-    for decide in handlers.admissions(socket.namespace()) {
+    if let Some((_, user)) = &comer.before
+        && identity.user.as_ref() != Some(user)
+    {
+        return Err(Refusal::OtherUser);
+    }
+    for decide in handlers.admissions(comer.socket.namespace()) {
         let arrival = Arrival {
             identity: identity.clone(),
             namespace: arrival.namespace.clone(),
@@ -472,6 +508,7 @@ impl Hub {
         let shared = self.shared.clone();
         let handlers = self.handlers.clone();
         let has_connect_handlers = handlers.connect(namespace).next().is_some();
+        let before = self.somebody(engine, slot, namespace);
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -501,28 +538,32 @@ impl Hub {
             handshake,
         };
         let socket = SocketAddress::new(conn, namespace, secret);
+        let comer = Comer {
+            socket,
+            earlier,
+            before,
+        };
         let time = shared.config.auth_timeout;
         let work = async move {
-            let places = (socket, earlier);
-            let outcome = authenticate(&shared, &handlers, mode, credentials, places, waits);
-            if let Some(Authenticated {
-                outcome,
-                is_foreign,
-                turn,
-            }) = outcome.await
-            {
-                let recovery = shared.fanout.recovery.as_ref();
-                let op = Op::Connecting(Connecting {
-                    socket,
-                    outcome: outcome.map(LetIn::hand_over),
-                    begin: recovery.map(|recovery| recovery.line.place(recovery.line.last())),
-                    is_foreign,
-                    turn,
-                });
-                shared.fanout.post(conn.shard, op);
+            let outcome = authenticate(&shared, &handlers, mode, credentials, comer, waits);
+            if let Some(authenticated) = outcome.await {
+                let told = authenticated.told(&shared, socket);
+                shared.fanout.post(conn.shard, Op::Connecting(told));
             }
         };
         self.start(engine, work, TaskKind::Connect(socket), time);
+    }
+
+    /// The socket that a connection has in a namespace, and its user, if it is somebody's.
+    fn somebody(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<(SocketAddress, Arc<UserKey>)> {
+        let socket = self.link(slot)?.socket(namespace)?;
+        let user = socket.identity.user.clone()?;
+        Some((self.address(engine, slot, namespace)?, user))
     }
 
     /// The authentication did not come to an end.
@@ -619,6 +660,11 @@ impl Hub {
         joining: &Joining,
         refusal: Refusal,
     ) {
+        if refusal == Refusal::OtherUser {
+            // It stays who it is.
+            let error = EventError::new(Code::Forbidden, OTHER_USER);
+            return self.refuse_live(engine, slot, &error, None, joining.id.as_deref());
+        }
         self.metrics.refused(refusal.code()).add(1);
         let live = self
             .link(slot)

@@ -215,6 +215,17 @@ impl Hub {
         self.start(engine, work, TaskKind::Detached, ASK_STORE);
     }
 
+    /// Where an answer goes to what a socket has asked. A live connection has one namespace: what it
+    /// asked before it became somebody is answered all the same.
+    pub(super) fn locate_asker(&self, engine: &Engine, asker: &SocketAddress) -> Option<Slot> {
+        let is_live = |slot: &Slot| {
+            let link = self.link(*slot);
+            link.is_some_and(|link| link.encoding == Encoding::Live)
+        };
+        self.locate(engine, asker)
+            .or_else(|| engine.find(asker.0.conn).filter(is_live))
+    }
+
     pub(super) fn ack(
         &mut self,
         engine: &mut Engine,
@@ -222,7 +233,7 @@ impl Hub {
         ack: AckRef<'_>,
         args: &Args,
     ) {
-        let Some(slot) = self.locate(engine, to) else {
+        let Some(slot) = self.locate_asker(engine, to) else {
             return;
         };
         let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
@@ -253,7 +264,7 @@ impl Hub {
             return;
         };
         if ack.is_none() || error.announced {
-            if let Some(slot) = self.locate(engine, to) {
+            if let Some(slot) = self.locate_asker(engine, to) {
                 let live = self
                     .link(slot)
                     .is_some_and(|link| link.encoding == Encoding::Live);

@@ -174,6 +174,13 @@ impl Hub {
                 return;
             }
             _ => {
+                // As of a CONNECT of Socket.IO.
+                if self.count_join(engine, slot, None).is_err() {
+                    return engine.close_behind(slot, Reason::RateLimited);
+                }
+                if self.link(slot).is_some_and(|link| link.leaving) {
+                    return self.refuse_live(engine, slot, &Code::Draining.into(), None, id);
+                }
                 let ticket = resume.map(|resume| self.live_ticket(resume));
                 let token = presented(token);
                 return self.connect(engine, slot, ROOT, token, None, ticket, id);

@@ -311,7 +311,7 @@ impl Hub {
             return Some(());
         }
         let link = self.link(slot)?;
-        if self.shared.is_draining() {
+        if self.shared.is_draining() || link.leaving {
             let code = Code::Draining;
             let data = format!(r#"{{"code":"{code}"}}"#);
             self.connect_error(engine, slot, name, code.sentence(), Some(&data));

@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::sync::{Arc, PoisonError};
 
+use hashbrown::HashMap;
 use heartline_core::line::ring::{Kept, Ring};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::namespaces::NamespaceId;
-use heartline_core::rooms::Grant;
+use heartline_core::rooms::{Grant, Room};
 use heartline_core::store::conversations::Membership as Kind;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
@@ -25,6 +26,9 @@ const MAX_REPLAY_BYTES: usize = 512 << 10;
 pub(in crate::hub) struct Missed {
     /// The events, by their places.
     pub(in crate::hub) events: Vec<Arc<Kept>>,
+    /// The topics of some of them, by the same: those of rooms into which the app has put a live
+    /// client.
+    topics: HashMap<u64, Arc<str>>,
     /// Rooms that its new token does not grant.
     pub(super) taken: Vec<Arc<str>>,
 }
@@ -71,6 +75,32 @@ impl Hub {
                 self.take(&ring, session, (since, now), &mut missed.events)?;
             }
         }
+        missed.events.sort_by_key(|event| event.id);
+        Ok(())
+    }
+
+    /// The same of a room into which the app had put a live client, and in which it is again: it
+    /// hears by itself what comes behind an `offset`. Such events bring no place. Of those that
+    /// were sent to it and that it may not have got, nobody knows; nor, should it be cut off once
+    /// more, of those that are on their way to it now.
+    pub(super) fn collect_put(
+        &self,
+        room: &Room,
+        session: &Parked,
+        (after, now): (u64, u64),
+        offset: u64,
+        missed: &mut Missed,
+    ) -> Result<(), Resume> {
+        let mut found = Vec::new();
+        let taken = room.with_ring(|ring| self.take(ring, session, (after, now), &mut found));
+        taken.transpose()?;
+        let is_unsure = |event: &Arc<Kept>| event.id <= session.end || event.offset > offset;
+        if found.iter().any(is_unsure) {
+            return Err(Resume::Unsure);
+        }
+        let topics = found.iter().map(|event| (event.id, room.key.name.clone()));
+        missed.topics.extend(topics);
+        missed.events.append(&mut found);
         missed.events.sort_by_key(|event| event.id);
         Ok(())
     }
@@ -135,10 +165,12 @@ impl Hub {
             if encoding == Encoding::Live && live::is_reserved(&event.message.event) {
                 continue;
             }
+            let put = missed.topics.get(&event.id).map(|topic| &**topic);
             let topic = event.only.as_ref().and_then(|only| only.topic.as_deref());
             let head = Head {
                 namespace: name,
-                topic,
+                topic: put.or(topic),
+                offset: put.map(|_| event.offset),
                 place: Some(Told {
                     place: recovery.line.place(event.id),
                     is_own: true,

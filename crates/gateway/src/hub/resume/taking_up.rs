@@ -154,6 +154,7 @@ impl Hub {
             return Err(Resume::Trimmed);
         }
         let mut missed = Missed::default();
+        let mut put = Vec::new();
         for (room, joined) in &session.rooms {
             let name = &room.key.name;
             let is_open = self.is_open(slot, namespace, name)?;
@@ -161,7 +162,10 @@ impl Hub {
             if was_open && !is_open {
                 missed.taken.push(name.clone());
             } else if !is_live || is_put_there(is_open, name, ticket) {
-                self.join_again(engine, slot, namespace, room, *joined)?;
+                let offset = self.join_again(engine, slot, namespace, room, *joined)?;
+                if is_live {
+                    put.push((room.clone(), *joined, offset));
+                }
             }
         }
         // What it missed is decided by what its new token grants.
@@ -169,6 +173,10 @@ impl Hub {
         // All that is published from here on is in the mailbox, for whoever is in a room.
         let now = recovery.line.last();
         self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
+        for (room, joined, offset) in put {
+            let places = (since.max(joined), now);
+            self.collect_put(&room, &session, places, offset, &mut missed)?;
+        }
         let unsure = |event: &Arc<Kept>| event.id <= session.end;
         if !is_sure && missed.events.iter().any(unsure) {
             return Err(Resume::Unsure);
@@ -196,7 +204,8 @@ impl Hub {
         open.map(|open| open.is_ok()).ok_or(Resume::Unsure)
     }
 
-    /// Puts the socket into a room that it was in since a place.
+    /// Puts the socket into a room that it was in since a place; the offset in the room behind
+    /// which it hears by itself what comes.
     fn join_again(
         &mut self,
         engine: &mut Engine,
@@ -204,7 +213,7 @@ impl Hub {
         namespace: NamespaceId,
         room: &Room,
         since: u64,
-    ) -> Result<(), Resume> {
+    ) -> Result<u64, Resume> {
         let joined = self
             .join(engine, slot, namespace, &room.key.name)
             .map_err(|_| Resume::Room)?;
@@ -216,7 +225,7 @@ impl Hub {
         if let Some(membership) = socket.and_then(|socket| socket.rooms.last()).copied() {
             self.rooms.set_since(membership, since);
         }
-        Ok(())
+        Ok(joined.offset)
     }
 
     fn set_back(

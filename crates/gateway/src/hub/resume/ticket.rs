@@ -87,7 +87,9 @@ impl Hub {
         let recovery = self.recovery()?;
         let text = |name| json::field(payload, name).and_then(json::unquote);
         let session = named(recovery, &text("pid")?, namespace);
-        let since = match json::field(payload, "offset") {
+        // msgpack writes what is `undefined` as nil, and JSON what is none as `null`.
+        let offset = json::field(payload, "offset").filter(|offset| offset.trim() != "null");
+        let since = match offset {
             None => Since::Unsaid,
             Some(offset) => match json::unquote(offset) {
                 Some(offset) => Since::of(Some(&offset)),

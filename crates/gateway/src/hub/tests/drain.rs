@@ -140,6 +140,22 @@ fn one_more_namespace_is_refused_to_whoever_is_still_there() {
 }
 
 #[test]
+fn one_more_namespace_is_refused_to_whoever_is_shed_and_still_there() {
+    let mut world = world(config());
+    let mut ann = world.socketio("user=ann");
+    world.ask(&mut ann, r#"421["work"]"#);
+    let part = crate::Part::Connections(1);
+    assert_eq!(world.gateway.shed_here(part, Duration::ZERO), Some(1));
+    world.settle();
+    assert!(ann.hears()[0].contains("server:drain"));
+    let refused = world.ask(&mut ann, r#"40/chat,{"token":"user=ann"}"#);
+    let expected = r#"44/chat,{"message":"This node is going away","data":{"code":"DRAINING"}}"#;
+    assert_eq!(refused, [expected]);
+    world.run(ms(2_020));
+    assert_eq!(ann.hears(), [r#"431["worked"]"#, "close 1001"]);
+}
+
+#[test]
 fn who_has_a_handler_at_work_is_told_at_once_and_closed_behind_its_answer() {
     let mut world = world(config());
     let mut ann = world.socketio("user=ann");

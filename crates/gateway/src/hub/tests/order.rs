@@ -1,8 +1,13 @@
 //! Events of one client take effect in the order in which they were sent.
 
 use super::*;
-use heartline_core::policy::Limit;
+use heartline_core::policy::{AuthMode, Limit};
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
 use crate::{All, Args, EventError, Json};
 
@@ -175,6 +180,34 @@ fn more_handlers_than_one_client_may_have_wait_for_those_before_them() {
             .map(|number| format!(r#"43{number}["worked"]"#));
         assert_eq!(ann.hears(), answers.collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_nobody_asked_before_it_became_somebody_is_answered() {
+    let optional = config_with(|root| root.auth_mode = AuthMode::Optional);
+    let mut world = World::with(optional, |builder| {
+        app(builder).on("refuse", || async {
+            tokio::time::sleep(seconds(1)).await;
+            Err::<(), _>(EventError::new("CLOSED", "not today"))
+        })
+    });
+    let mut ann = world.open(Opening::plain());
+    for (id, event) in [(1, "work"), (2, "refuse")] {
+        ann.says(&format!(r#"{{"type":"emit","event":"{event}","id":{id}}}"#));
+    }
+    ann.says(r#"{"type":"emit","event":"refuse"}"#);
+    ann.says(r#"{"type":"auth","token":"user=ann","id":3}"#);
+    world.run(ms(2_100));
+    let heard = ann.hears();
+    for part in [
+        r#"{"type":"ack","id":1,"data":"worked"}"#,
+        r#"{"type":"ack","id":2,"data":{"ok":false"#,
+        r#"{"type":"error","code":"CLOSED""#,
+    ] {
+        let count = heard.iter().filter(|text| text.starts_with(part)).count();
+        assert_eq!(count, 1, "{part}: {heard:?}");
+    }
+    assert_eq!(world.gateway.users_online(), 1);
 }
 
 #[test]
@@ -436,4 +469,109 @@ fn arguments_that_were_written_with_room_in_them_are_no_others_for_that() {
         let ack = format!(r#"{{"type":"ack","id":1,"data":{live}}}"#);
         assert_eq!(heard, [said, ack]);
     }
+}
+
+/// A store that keeps a message when the test lets it.
+#[derive(Clone)]
+struct Gated(Arc<MemoryStore>, Arc<Semaphore>);
+
+impl Gated {
+    fn closed() -> Gated {
+        Gated(Arc::default(), Arc::new(Semaphore::new(0)))
+    }
+}
+
+impl MessageStore for Gated {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        let Gated(store, gate) = self.clone();
+        Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            store.append(new, tell).await
+        })
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+}
+
+conversations_of::has_conversations_of!(Gated, 0);
+invites_of::has_invites_of!(Gated, 0);
+
+const MEMBER: &str = "user=ann rooms=conversation:*";
+
+/// What a client asks at once, by its names: a message, and what shows it.
+const SAYS_AND_LOOKS: [(&str, &str); 4] = [
+    ("message:send", r#"{"conversationId":"1","content":"mine"}"#),
+    ("history:get", r#"{"conversationId":"1"}"#),
+    ("inbox:get", "null"),
+    ("read", r#"{"conversationId":"1","offset":1}"#),
+];
+
+/// A client of either protocol that has said a message and looks for it.
+fn looker(world: &mut World, is_live: bool) -> Client {
+    let mut client = match is_live {
+        true => world.live(MEMBER),
+        false => world.socketio(MEMBER),
+    };
+    // Where there is nothing else to wait for.
+    let answer = match is_live {
+        true => world.ask(
+            &mut client,
+            r#"{"type":"subscribe","topic":"conversation:1"}"#,
+        ),
+        false => world.ask(&mut client, r#"429["join","conversation:1"]"#),
+    };
+    assert!(!answer.is_empty());
+    for (id, (event, data)) in (1..).zip(SAYS_AND_LOOKS) {
+        client.says(&match is_live {
+            true => format!(r#"{{"type":"emit","event":"{event}","data":{data},"id":{id}}}"#),
+            false => format!(r#"42{id}["{event}",{data}]"#),
+        });
+    }
+    client
+}
+
+/// The answers to what it asked, in their order.
+fn answers(client: &mut Client) -> Vec<String> {
+    let heard = client.hears().into_iter();
+    heard
+        .filter(|text| text.starts_with("43") || text.contains(r#""type":"ack""#))
+        .collect()
+}
+
+#[test]
+fn who_looks_for_what_it_has_just_said_finds_it() {
+    for is_live in [false, true] {
+        let store = Gated::closed();
+        let mut world = World::with(config(), |builder| builder.store(store.clone()));
+        let mut ann = looker(&mut world, is_live);
+        world.run(seconds(1));
+        assert_eq!(answers(&mut ann), [""; 0]);
+        store.1.add_permits(1);
+        world.run(ms(300));
+        let answers = answers(&mut ann);
+        assert_eq!(answers.len(), 4, "{answers:?}");
+        assert!(answers.iter().all(|one| one.contains(r#""ok":true"#)));
+        assert!(answers[1].contains(r#""content":"mine""#), "{answers:?}");
+        assert!(answers[2].contains(r#""content":"mine""#), "{answers:?}");
+        assert!(answers[3].contains(r#""offset":1"#), "{answers:?}");
+    }
+}
+
+#[test]
+fn whose_message_is_not_stored_in_time_is_told_what_there_is() {
+    let store = Gated::closed();
+    let mut world = World::with(config(), |builder| builder.store(store.clone()));
+    let mut ann = looker(&mut world, false);
+    // As long as a sender waits for the store, and as markers are gathered.
+    world.run(ms(10_300));
+    let answers = answers(&mut ann);
+    assert_eq!(answers.len(), 4, "{answers:?}");
+    assert!(answers[0].contains("SEND_FAILED"), "{answers:?}");
+    assert!(answers[1].contains(r#""messages":[]"#), "{answers:?}");
+    // And whoever goes meanwhile leaves nothing behind that waits.
+    drop(looker(&mut world, false));
+    world.run(ms(10_300));
+    assert_eq!(world.harness.app().tasks.waiting(), 0);
 }

@@ -139,6 +139,63 @@ fn what_a_builtin_event_does_not_need_of_its_data_is_passed_over() {
     let data = format!(r#"{{"conversationId":{deep}}}"#);
     let answer = world.ask(&mut ann, &format!(r#"421["history:get",{data}]"#));
     assert!(answer[0].contains("none of the kinds"), "{answer:?}");
+    // Deep, or greater than any number: it names no other room than the rest of the data does.
+    for passed_over in [&*deep, "1e400"] {
+        for event in ["join:team", "leave:team"] {
+            let data = format!(r#"{{"teamId":"a","x":{passed_over}}}"#);
+            let answer = world.ask(&mut ann, &format!(r#"421["{event}",{data}]"#));
+            let answer = answer.last().unwrap();
+            assert!(answer.contains(r#""room":"team:a""#), "{answer}");
+            for data in [
+                passed_over,
+                &format!("[{passed_over}]"),
+                &format!(r#"{{"x":{passed_over}}}"#),
+                &format!(r#"{{"teamId":{passed_over}}}"#),
+            ] {
+                let answer = world.ask(&mut ann, &format!(r#"421["{event}",{data}]"#));
+                assert!(answer[0].contains("INVALID_ROOM"), "{data}: {answer:?}");
+            }
+        }
+        let data = format!(r#"{{"room":"a","members":{passed_over}}}"#);
+        let answer = world.ask(&mut ann, &format!(r#"421["join",{data}]"#));
+        assert!(
+            answer[0].contains("members must be true or false"),
+            "{answer:?}"
+        );
+    }
+    let data = r#"{"conversationId":1e400,"content":"hi"}"#;
+    let answer = world.ask(&mut ann, &format!(r#"421["message:send",{data}]"#));
+    assert!(answer.iter().all(|one| one.contains(why)), "{answer:?}");
+}
+
+#[test]
+fn an_id_in_digits_is_itself_however_many_there_are() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann rooms=*");
+    // Each is the other's neighbour, and a machine's number would be both.
+    let ids = ["18446744073709551617", "18446744073709551618"];
+    for id in ids {
+        let data = format!(r#"{{"conversationId":{id},"content":"in {id}"}}"#);
+        let answer = world.ask(&mut ann, &format!(r#"421["message:send",{data}]"#));
+        let named = format!(r#""conversationId":"{id}""#);
+        assert!(answer.last().unwrap().contains(&named), "{answer:?}");
+        for data in [id.to_owned(), format!(r#"{{"conversationId":{id}}}"#)] {
+            let answer = world.ask(&mut ann, &format!(r#"421["join:conversation",{data}]"#));
+            let room = format!(r#""room":"conversation:{id}""#);
+            assert!(answer.last().unwrap().contains(&room), "{answer:?}");
+        }
+        for id in [id.to_owned(), format!("\"{id}\"")] {
+            let data = format!(r#"{{"conversationId":{id}}}"#);
+            let answer = world.ask(&mut ann, &format!(r#"421["history:get",{data}]"#));
+            assert!(answer[0].contains(r#""head":1,"#), "{answer:?}");
+        }
+    }
+    let answer = world.ask(&mut ann, r#"421["join:team",-0]"#);
+    assert!(answer.last().unwrap().contains(r#""room":"team:0""#));
+    // A number has no more digits than a text has bytes.
+    let data = format!(r#"{{"conversationId":{},"content":"x"}}"#, "1".repeat(300));
+    let answer = world.ask(&mut ann, &format!(r#"421["message:send",{data}]"#));
+    assert!(answer[0].contains("INVALID_ROOM"), "{answer:?}");
 }
 
 #[test]

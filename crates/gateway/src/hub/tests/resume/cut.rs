@@ -1,5 +1,7 @@
 //! Connections of Socket.IO's clients that are cut and come back.
 
+use heartline_wire::msgpack;
+
 use super::*;
 
 #[test]
@@ -355,4 +357,46 @@ fn two_connections_on_their_way_at_once_do_not_cost_a_client_its_session() {
     let got = ann.got();
     let news: Vec<_> = got.iter().filter(|one| one.contains("news")).collect();
     assert_eq!(news, [r#"["news","one"]"#, r#"["news","two"]"#]);
+}
+
+#[test]
+fn an_offset_that_is_null_is_none() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","lobby"]"#);
+    let pid = ann.pid.clone().unwrap();
+    for is_packed in [false, true] {
+        ann.is_cut(&mut world);
+        ann.client = world.engineio();
+        let auth = format!(r#"{{"token":"user=ann","pid":"{pid}","offset":null}}"#);
+        match is_packed {
+            true => {
+                let packet = format!(r#"{{"type":0,"data":{auth},"nsp":"/"}}"#);
+                let mut bytes = Vec::new();
+                msgpack::encode_value(&packet, &[], &mut bytes);
+                ann.client.0.binary(&bytes);
+            }
+            false => ann.client.says(&format!("40{auth}")),
+        }
+        world.settle();
+        let answer = ann.client.0.read();
+        let data = match answer.last() {
+            Some(Told::Text(text)) => text.clone(),
+            Some(Told::Binary(bytes)) => {
+                let packet = msgpack::decode(bytes, usize::MAX).unwrap();
+                packet.data.unwrap_or_default()
+            }
+            other => panic!("no packet: {other:?}"),
+        };
+        assert!(data.contains(&pid), "{data}");
+    }
+    let forged = r#"heartline_resumes_total{outcome="bad_offset"}"#;
+    assert_eq!(world.metric(forged), 0);
+    // What is not null is still to be a place.
+    ann.is_cut(&mut world);
+    let mut forger = world.engineio();
+    let auth = format!(r#"{{"token":"user=ann","pid":"{pid}","offset":0}}"#);
+    let answer = world.ask(&mut forger, &format!("40{auth}"));
+    assert!(!answer[0].contains(&pid), "{answer:?}");
+    assert_eq!(world.metric(forged), 1);
 }

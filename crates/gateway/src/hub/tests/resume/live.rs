@@ -203,6 +203,68 @@ fn a_live_session_goes_on_with_its_id_and_all_its_topics() {
 }
 
 #[test]
+fn one_more_auth_of_a_connection_takes_its_own_socket_s_place_and_nobody_else_s() {
+    let mut config = live_config();
+    config.namespaces.get_mut("/").unwrap().devices = DevicePolicy::Limit {
+        max: 1,
+        on_excess: OnExcess::Reject,
+    };
+    let mut world = World::new(config);
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    ann.0.end();
+    world.settle();
+    let mut brings = auth("user=ann");
+    brings["resume"] = hello[0]["resume"].clone();
+    brings["place"] = hello[0]["place"].clone();
+    brings["topics"] = serde_json::json!({});
+    // With its token in the query, as before, and then with what it had.
+    let mut ann = world.live("user=ann");
+    assert_eq!(frames(&mut ann)[0]["recovered"], false);
+    let mut others = brings.clone();
+    others["token"] = "user=bob".into();
+    others["id"] = 7.into();
+    let told = asked(&mut world, &mut ann, &others);
+    assert_eq!(
+        (&told[0]["code"], &told[0]["id"]),
+        (&"FORBIDDEN".into(), &7.into())
+    );
+    assert_eq!(told.len(), 1, "{told:?}");
+    let told = asked(&mut world, &mut ann, &brings);
+    assert_eq!(told[0]["recovered"], true, "{told:?}");
+    assert_eq!(told[0]["socketId"], hello[0]["socketId"]);
+    assert_eq!(world.gateway.connection_count(), 1);
+    // Another connection is another device as ever.
+    let mut second = world.live("user=ann");
+    assert_eq!(second.hears(), ["close 4409"]);
+}
+
+#[test]
+fn each_auth_that_is_more_than_a_new_token_is_counted_as_a_join() {
+    let mut config = live_config();
+    config.namespaces.get_mut("/").unwrap().limits.joins =
+        Some(heartline_core::policy::Limit::per(3, 60));
+    let mut world = World::new(config);
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    let mut brings = auth("user=ann");
+    // Of no use: each begins afresh.
+    brings["resume"] = "none".into();
+    for _ in 0..2 {
+        assert_eq!(asked(&mut world, &mut ann, &brings)[0]["recovered"], false);
+    }
+    // What only brings a new token is not.
+    let mut renews = auth("user=ann");
+    renews["id"] = 1.into();
+    for _ in 0..5 {
+        assert_eq!(asked(&mut world, &mut ann, &renews)[0]["type"], "ack");
+    }
+    ann.says(&brings.to_string());
+    world.settle();
+    assert_eq!(ann.hears(), ["close 4429"]);
+}
+
+#[test]
 fn a_connection_whose_session_goes_on_elsewhere_is_told_not_to_come_back() {
     let mut world = World::new(live_config());
     let mut ann = world.open(Opening::plain());
@@ -536,4 +598,108 @@ fn what_is_not_kept_is_said_to_whoever_subscribes_and_asks_for_the_room() {
             assert_eq!(text.contains("kept"), kept.is_some(), "{text}");
         }
     }
+}
+
+/// A live client that the app has put into a topic which its token does not open, and what it brings
+/// when it comes back.
+fn put_into_staff(world: &mut World) -> (Client, serde_json::Value) {
+    let token = "user=ann rooms=a";
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(world, &mut ann, &auth(token));
+    let put = serde_json::json!({"type": "emit", "event": "put", "id": 1});
+    asked(world, &mut ann, &put);
+    let brings = serde_json::json!({
+        "type": "auth", "token": token, "resume": hello[0]["resume"], "place": hello[0]["place"],
+        "topics": {},
+    });
+    (ann, brings)
+}
+
+fn world_that_puts() -> World {
+    World::with(live_config(), |builder| {
+        builder.on(
+            "put",
+            |socket: Socket| async move { socket.join("staff").await },
+        )
+    })
+}
+
+/// Topics, data and offsets of what was said in rooms.
+fn news(frames: &[serde_json::Value]) -> Vec<String> {
+    let news = frames.iter().filter(|frame| frame["type"] == "news");
+    news.map(|frame| format!("{} {} {}", frame["topic"], frame["data"], frame["offset"]))
+        .collect()
+}
+
+#[test]
+fn who_was_put_into_a_topic_gets_what_was_said_there_meanwhile() {
+    let mut world = world_that_puts();
+    let (ann, brings) = put_into_staff(&mut world);
+    drop(ann);
+    world.settle();
+    for (room, text) in [("staff", "one"), ("user:ann", "two"), ("staff", "three")] {
+        said(&world, room, text);
+    }
+    world.settle();
+    let mut ann = world.open(Opening::plain());
+    let told = asked(&mut world, &mut ann, &brings);
+    assert_eq!(told[0]["recovered"], true);
+    // All up to its place has not come yet.
+    assert!(told[0].get("place").is_none(), "{told:?}");
+    let expected = [
+        r#""staff" "one" 1"#,
+        r#""user:ann" "two" null"#,
+        r#""staff" "three" 2"#,
+    ];
+    assert_eq!(news(&told), expected);
+    said(&world, "staff", "four");
+    world.settle();
+    assert_eq!(news(&frames(&mut ann)), [r#""staff" "four" 3"#]);
+}
+
+#[test]
+fn who_may_have_heard_something_in_a_topic_that_it_was_put_into_begins_afresh() {
+    for is_sure in [false, true] {
+        let mut world = world_that_puts();
+        let (mut ann, mut brings) = put_into_staff(&mut world);
+        said(&world, "staff", "one");
+        if is_sure {
+            // What has a place says that all before it has come.
+            said(&world, "user:ann", "two");
+        }
+        world.settle();
+        let heard = frames(&mut ann);
+        if is_sure {
+            brings["place"] = heard[1]["place"].clone();
+        }
+        drop(ann);
+        world.settle();
+        said(&world, "staff", "three");
+        world.settle();
+        let mut ann = world.open(Opening::plain());
+        let told = asked(&mut world, &mut ann, &brings);
+        assert_eq!(told[0]["recovered"], is_sure);
+        let expected: &[&str] = match is_sure {
+            true => &[r#""staff" "three" 2"#],
+            false => &[],
+        };
+        assert_eq!(news(&told), expected);
+    }
+}
+
+#[test]
+fn what_is_on_its_way_to_who_was_put_into_a_topic_comes_once_or_makes_a_fresh_start() {
+    let mut world = world_that_puts();
+    let (ann, brings) = put_into_staff(&mut world);
+    // Somebody else is there, so that the shard knows by itself how far the topic is.
+    let (_other, _) = put_into_staff(&mut world);
+    drop(ann);
+    world.settle();
+    let mut ann = world.open(Opening::plain());
+    ann.says(&brings.to_string());
+    said(&world, "staff", "one");
+    world.settle();
+    let told = frames(&mut ann);
+    let count = news(&told).len();
+    assert_eq!(told[0]["recovered"], count == 1, "{told:?}");
 }
