@@ -605,7 +605,7 @@ fn fanout(
         unread: Unread::default(),
         owed: Owed::new(is_store_shared, config.recovery.window),
     });
-    let before = keep_rooms(&fanout, found);
+    let before = keep_rooms(&fanout, found, config.offline_grace);
     let subscriber = Arc::downgrade(&fanout);
     fanout.rooms.on_open(move |room| {
         let fanout = subscriber.upgrade()?;
@@ -629,7 +629,7 @@ fn fanout(
 
 /// Keeps what is said in rooms, where that is wanted, and goes on with what was `found` of an earlier
 /// process; who was online with it.
-fn keep_rooms(fanout: &Arc<Fanout>, found: Option<Found>) -> Vec<Online> {
+fn keep_rooms(fanout: &Arc<Fanout>, found: Option<Found>, grace: Duration) -> Vec<Online> {
     let Some(recovery) = &fanout.recovery else {
         return Vec::new();
     };
@@ -647,7 +647,10 @@ fn keep_rooms(fanout: &Arc<Fanout>, found: Option<Found>) -> Vec<Online> {
     };
     let users = std::mem::take(&mut found.users);
     let before = match fanout.backplane.tag() {
-        None => Recovery::expected(users, &fanout.namespaces, &fanout.clock),
+        None => {
+            let longest = grace.max(recovery.sessions.window());
+            Recovery::expected(users, &fanout.namespaces, &fanout.clock, longest)
+        }
         Some(_) => Vec::new(),
     };
     recovery.restore(found, &fanout.rooms, &fanout.clock);

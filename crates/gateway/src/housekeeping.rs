@@ -2,7 +2,7 @@
 //! end, limiters that forget.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::op::{Query, SweepPlace};
 use crate::recovery::TRIM_INTERVAL;
@@ -11,6 +11,8 @@ use crate::shared::Shared;
 /// How often graces are looked at while any runs, and limiters otherwise.
 const GRACE_INTERVAL: Duration = Duration::from_millis(100);
 const LIMITS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the system's clock is looked at, whether it was set.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 /// In how many of its rounds the other nodes are told again of whom this one has sockets.
 const ATTEND: u32 = 360;
 
@@ -29,6 +31,22 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let at = shared_in_graces.clock.unix_millis(now);
             shared_in_graces.fanout.backplane.local().expire(now, at);
             tokio::time::sleep(interval).await;
+        }
+    };
+    let shared_in_clock = shared.clone();
+    let clock = async move {
+        loop {
+            tokio::time::sleep(CLOCK_INTERVAL).await;
+            if let Some(before) = shared_in_clock.clock.follow() {
+                let was = before.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let was = was.as_millis() as u64;
+                let now = shared_in_clock.unix_millis();
+                tracing::warn!(
+                    was,
+                    now,
+                    "the system's clock was set, or the machine has slept"
+                );
+            }
         }
     };
     let shared_in_limits = shared.clone();
@@ -73,7 +91,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
     };
-    tokio::join!(graces, limits, trims, sweeps);
+    tokio::join!(graces, clock, limits, trims, sweeps);
 }
 
 /// Sweeps all shards, each in as many turns as that takes; how many entries were removed.

@@ -302,16 +302,17 @@ impl Members {
     }
 
     /// Ends a membership, and tells who is to know; whether there was one. The user's sockets
-    /// leave the conversation's room, unless their tokens open it.
+    /// leave the conversation's room, unless their tokens open it: also where the store says that
+    /// there is none, or nothing. Whoever ended it before may have had no time to tell.
     pub(crate) async fn remove(&self, id: &str, user: &Arc<UserKey>) -> Result<bool, StoreError> {
-        let removed = self.store.remove_member(id, user).await?;
-        if removed {
-            self.changed(id, user, true);
+        let removed = self.store.remove_member(id, user).await;
+        self.changed(id, user, true);
+        if let Ok(true) = removed {
             // Also to who goes.
             self.tell(id, user, "member:left");
-            self.expel(id, user);
         }
-        Ok(removed)
+        self.expel(id, user);
+        removed
     }
 
     /// What this node and others remember is not so any more.

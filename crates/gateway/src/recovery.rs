@@ -285,7 +285,10 @@ impl Recovery {
                 rooms: places.collect(),
                 left: socket.left,
                 end: found.last,
-                lost_at: socket.lost_at.map_or(now, |at| clock.at_unix_millis(at)),
+                // Where the clock has been set back, no later than now.
+                lost_at: socket
+                    .lost_at
+                    .map_or(now, |at| clock.at_unix_millis(at).min(now)),
                 places: socket.places.into_iter().map(was_there).collect(),
                 taken: Vec::new(),
                 seen: None,
@@ -296,11 +299,13 @@ impl Recovery {
         }
     }
 
-    /// Who was online with an earlier process, each until it is not expected back any more.
+    /// Who was online with an earlier process, each until it is not expected back any more: `longest`
+    /// from now, whatever that process took for the time.
     pub(crate) fn expected(
         users: HashMap<Arc<UserKey>, KnownUser>,
         namespaces: &Namespaces,
         clock: &Clock,
+        longest: Duration,
     ) -> Vec<Online> {
         let place = |key: RoomKey| RoomAddress {
             namespace: namespaces.get(key.namespace).name.clone(),
@@ -313,7 +318,7 @@ impl Recovery {
         let users = users.into_iter().map(|(user, known)| Online {
             user,
             rev: known.rev,
-            until: clock.at_unix_millis(known.until),
+            until: clock.at_unix_millis(known.until).min(clock.now() + longest),
             rooms: known.rooms.into_iter().filter(tells).map(place).collect(),
         });
         users.collect()

@@ -255,6 +255,30 @@ async fn who_is_no_member_any_more_leaves_the_room_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_removed_by_somebody_who_could_not_tell_leaves_when_that_is_asked_again() {
+    let store = Slow::default();
+    let (gateway, address) = start(gateway().store(store.clone())).await;
+    add(&gateway, "ann").await;
+    add(&gateway, "ben").await;
+    let mut ann = socketio(&address, "ann").await;
+    let mut ben = socketio(&address, "ben").await;
+    for client in [&mut ann, &mut ben] {
+        ask(client, "join", r#""conversation:1""#).await;
+    }
+    // As a node does that is killed behind it, or a store whose answer is lost.
+    let removed = store.remove_member("1", &user("ann")).await;
+    assert_eq!(removed, Ok(true));
+    assert_eq!(gateway.remove_member("1", &user("ann")).await, Ok(false));
+    ann.hear(r#"42["room:left",{"room":"conversation:1","reason":"forbidden"}]"#)
+        .await;
+    ask(&mut ben, "message:send", SAY).await;
+    hears_nothing_of(&mut ann, "hello").await;
+    // Nobody else is looked at, and nobody is told twice.
+    assert_eq!(gateway.remove_member("1", &user("eve")).await, Ok(false));
+    hears_nothing_of(&mut ben, "left").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn members_hear_of_messages_wherever_they_are_and_others_do_not() {
     let (gateway, address) = start(gateway()).await;
     for id in ["ann", "ben", "eve"] {

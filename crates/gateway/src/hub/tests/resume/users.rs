@@ -166,6 +166,29 @@ fn restarts_one_after_the_other_give_no_more_time_to_who_does_not_come_back() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_before_a_restart_keeps_nobody_online() {
+    let day = seconds(86_400);
+    for (config, folder, end) in ends("ahead", Announce::Namespace) {
+        let mut world = World::later(config.clone(), day);
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        let _bob = Tracking::new(&mut world, "user=bob");
+        world.run(ms(200));
+        ann.hear(99);
+        ann.got();
+        end(world, &folder);
+        let mut world = World::new(config);
+        ann.return_to(&mut world);
+        assert!(ann.recovered);
+        world.run(seconds(120));
+        ann.hear(99);
+        let got = ann.got();
+        let heard = heard(&got, "bob");
+        assert!(matches!(heard[..], [(false, _)]), "{got:?}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+#[test]
 fn who_had_gone_before_a_stop_is_online_for_the_grace_alone() {
     let [_, (config, folder, end)] = ends("in-a-grace", Announce::Namespace);
     let config = Config {
