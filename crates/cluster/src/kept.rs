@@ -355,6 +355,7 @@ mod tests {
                     user_type: third.map(|_| third),
                     topic,
                     instead_of,
+                    key: None,
                 },
             }
         }
