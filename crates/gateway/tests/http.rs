@@ -457,6 +457,34 @@ async fn a_websocket_subprotocol_is_answered_with_the_first_one_offered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_by_a_proxy_that_speaks_http_1_0_is_told_why_there_is_none() {
+    let (_gateway, address) = start(Gateway::builder(config())).await;
+    let mut http = Http::to(&address).await;
+    let known = opened(&mut http).await.replace("polling", "websocket");
+    let new = "/socket.io/?EIO=4&transport=websocket";
+    for target in ["/live", new, &known] {
+        let mut asks = Http::to(&address).await;
+        let request = format!("GET {target} HTTP/1.0\r\n{UPGRADE}\r\n");
+        asks.stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let reading = asks.stream.read_to_string(&mut answer);
+        tokio::time::timeout(DEADLINE, reading)
+            .await
+            .unwrap()
+            .unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head = head.to_ascii_lowercase();
+        assert_eq!(head.get(8..12), Some(" 426"), "{target}: {answer}");
+        assert!(head.contains("\r\nupgrade: websocket"), "{answer}");
+        assert!(head.contains("\r\nconnection: upgrade"), "{answer}");
+        assert!(body.contains("proxy_http_version 1.1"), "{answer}");
+    }
+    // The session is there as before.
+    let polling = known.replace("websocket", "polling");
+    assert_eq!(http.ask("POST", &polling, "", "40").await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_of_the_listed_origins_may_come_however_they_are_written() {
     let (_gateway, address) = start(Gateway::builder(Config {
         allowed_origins: heartline::config::AllowedOrigins::List(vec![

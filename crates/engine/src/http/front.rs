@@ -38,7 +38,7 @@ use crate::http::forward::{Forwarder, forward};
 use crate::http::remote::{client_address, client_scheme};
 use crate::http::served::{self, AT_ONCE, Asking, OWED};
 use crate::http::token::{TokenPlaces, token};
-use crate::http::upgrade::{Reclaim, TLS, switch, wants_upgrade};
+use crate::http::upgrade::{Reclaim, TLS, switch, too_old, upgrade_required, wants_upgrade};
 use crate::http::visitor::Visitor;
 use crate::seldom::Seldom;
 use crate::shard::ShardHandle;
@@ -489,6 +489,12 @@ impl<Op: Send + 'static> HttpFront<Op> {
             Origin::Foreign(_) => return refusal(RequestError::Forbidden, upgrade),
             Origin::Absent | Origin::Allowed(_) => {}
         }
+        if websocket
+            && upgrade
+            && let Some(answer) = too_old(&request)
+        {
+            return answer;
+        }
         if let Some(sid) = query.get("sid") {
             let Some(name) = Sid::decode(&sid) else {
                 return refusal(RequestError::UnknownSid, upgrade);
@@ -681,13 +687,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
             Origin::Absent | Origin::Allowed(_) => {}
         }
         if !wants_upgrade(&request) {
-            let mut answer = text(
-                StatusCode::UPGRADE_REQUIRED,
-                "connect to this path with a WebSocket",
-            );
-            let headers = answer.headers_mut();
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            return upgrade_required("connect to this path with a WebSocket");
+        }
+        if let Some(answer) = too_old(&request) {
             return answer;
         }
         let guard = match self.admit(sender.ip, request.headers()) {
