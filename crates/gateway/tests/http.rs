@@ -153,7 +153,7 @@ async fn idle_connections_of_one_address_keep_nobody_else_out() {
     }))
     .await;
     let mut idle = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..300 {
         idle.push(Http::from("127.0.0.7", &address).await);
     }
     let mut last = idle.pop().unwrap();
@@ -175,6 +175,33 @@ async fn idle_connections_of_one_address_keep_nobody_else_out() {
     tokio::time::timeout(DEADLINE, again)
         .await
         .expect("the address to be let in again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_burst_over_the_bound_of_an_address_everybody_is_answered() {
+    let (_gateway, address) = start(Gateway::builder(Config {
+        max_connections_per_ip: Some(2),
+        ..config()
+    }))
+    .await;
+    let mut burst = Vec::new();
+    for _ in 0..100 {
+        burst.push(Http::from("127.0.0.9", &address).await);
+    }
+    for (number, http) in burst.iter_mut().enumerate() {
+        let (target, headers) = match number % 2 {
+            0 => (HANDSHAKE, ""),
+            _ => ("/live", UPGRADE),
+        };
+        http.send("GET", target, headers, "").await;
+    }
+    let mut refused = 0;
+    for http in &mut burst {
+        let status = http.response().await.status();
+        assert!([101, 200, 429].contains(&status), "{status}");
+        refused += usize::from(status == 429);
+    }
+    assert_eq!(refused, 98);
 }
 
 /// All that comes back when nothing is said behind a request.
