@@ -499,14 +499,8 @@ impl<Op: Send + 'static> HttpFront<Op> {
             let Some(name) = Sid::decode(&sid) else {
                 return refusal(RequestError::UnknownSid, upgrade);
             };
-            if let Some(forwarder) = self.forwarder(&name, sender) {
-                return forward(forwarder, request, &name, sender.take).await;
-            }
-            return match (websocket, upgrade) {
-                (true, true) => self.upgrade(request, name, sender.take).await,
-                (true, false) => refusal(RequestError::BadRequest, false),
-                (false, _) => self.poll(request, name).await,
-            };
+            let transport = (websocket, upgrade);
+            return self.in_session(request, name, transport, sender).await;
         }
         if request.method() != Method::GET {
             return refusal(RequestError::BadHandshakeMethod, upgrade);
@@ -546,6 +540,24 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let mut answer = reply_to_answer(answer.await);
         answer.headers_mut().extend(headers);
         answer
+    }
+
+    /// A request for a session that there is, or was, with this transport; whether it `upgrade`s.
+    async fn in_session(
+        self: &Arc<Self>,
+        request: HttpRequest<Asking>,
+        name: Sid,
+        (websocket, upgrade): (bool, bool),
+        sender: Sender,
+    ) -> Answer {
+        if let Some(forwarder) = self.forwarder(&name, sender) {
+            return forward(forwarder, request, &name, sender.take).await;
+        }
+        match (websocket, upgrade) {
+            (true, true) => self.upgrade(request, name, sender.take).await,
+            (true, false) => refusal(RequestError::BadRequest, false),
+            (false, _) => self.poll(request, name).await,
+        }
     }
 
     /// Who hands a request on, if it is not for this node.
