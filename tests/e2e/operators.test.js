@@ -290,6 +290,7 @@ describe("/v1", () => {
       ["/v1/broadcast", post({ event: "e" }, zipped), 415, "UNSUPPORTED_MEDIA_TYPE"],
       ["/v1/connections/nobody/disconnect", post({}, zipped), 415, "UNSUPPORTED_MEDIA_TYPE"],
       ["/v1/broadcast", post({ nothing: 1 }), 400, "INVALID_DATA"],
+      ["/v1/rooms/r/publish", post({ event: "e", except: ["a", "b\n"] }), 400, "INVALID_ROOM"],
       ["/v1/connections?limit=many", {}, 400, "INVALID_DATA"],
       ["/v1/connections?limit=0", {}, 400, "INVALID_DATA"],
       ["/v1/connections?cursor=zzz", {}, 400, "INVALID_DATA"],
@@ -651,7 +652,51 @@ describe("/v1", () => {
     assert.equal(await ask({}), 401);
     assert.equal(await ask({ authorization: "Bearer sesam" }), 401);
     assert.equal(await ask({ authorization: "Bearer sesame" }), 200);
+    // Nor is anybody else told what there is.
+    const headers = { authorization: "Bearer sesame" };
+    for (const [path, method, status] of [
+      ["/v1/connections", "PUT", 405],
+      ["/v1/conversations/c/members/u", "GET", 405],
+      ["/v1/none", "GET", 404],
+      ["/v1/connections/c/none", "POST", 404],
+      ["/v1", "GET", 404],
+    ]) {
+      assert.equal((await open.api(path, { method })).status, 401, path);
+      const answer = await open.api(path, { method, headers });
+      assert.equal(answer.status, status, path);
+      assert.equal(answer.headers.get("content-type"), "application/problem+json");
+    }
+    // A browser asks so before it may send a token.
+    assert.equal((await open.api("/v1/connections", { method: "OPTIONS" })).status, 405);
+    assert.equal((await open.api("/none")).status, 404);
     assert.equal(await open.stop(), 0);
+  });
+
+  it("takes bodies as large as twice the largest message", async () => {
+    const large = await serve({ "server.max_payload": "5MB" });
+    const publish = async (bytes, headers) => {
+      const body = { event: "e", data: "x".repeat(bytes) };
+      return large.api("/v1/rooms/r/publish", { method: "POST", body, headers });
+    };
+    for (const headers of [{}, { "idempotency-key": "k" }]) {
+      assert.equal((await publish(3e6, headers)).status, 200);
+      const over = await publish(10e6, headers);
+      assert.deepEqual([over.status, over.body.code], [413, "PAYLOAD_TOO_LARGE"]);
+      assert.match(over.body.detail, /at most 10000000 bytes/);
+    }
+    const over = await publish(6e6);
+    assert.deepEqual([over.status, over.body.code], [413, "PAYLOAD_TOO_LARGE"]);
+    assert.equal(await large.stop(), 0);
+  });
+
+  it("answers a drain before the node ends, also with nobody connected", async () => {
+    for (let round = 0; round < 30; round++) {
+      const going = await serve();
+      const answer = await going.api("/v1/drain", { method: "POST" });
+      assert.deepEqual([answer.status, answer.body], [202, { draining: true }]);
+      // Also with connections on which nothing is asked.
+      assert.equal((await within(going.exited, "the end")).code, 0);
+    }
   });
 
   it("drains", async () => {

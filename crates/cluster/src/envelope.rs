@@ -19,6 +19,9 @@ pub(crate) const SIGNED: u8 = 3;
 const MAX_NUMBER: u64 = 1 << 48;
 /// The kind of a mark.
 const MARK: u8 = 5;
+/// The kind of what is for one type of a user, with a key: in the place of the room instead of
+/// which others are told.
+const KEYED_TYPED: u8 = 8;
 /// Where the running number is, with the one before it behind it.
 const NUMBERS: usize = 6;
 /// The length of a text that is not there.
@@ -109,17 +112,18 @@ fn texts_of<'a>(target: &Target<'a>) -> (u8, [Option<&'a str>; 6]) {
             user_type,
             topic,
             instead_of,
-        } => (
-            if user_type.is_some() { 3 } else { 2 },
-            [
-                Some(namespace),
-                tenant,
-                Some(user),
-                user_type.flatten(),
-                topic,
-                instead_of,
-            ],
-        ),
+            key,
+        } => {
+            // Nodes that know of no keys of users pass over the third text of kind 2, and all
+            // of kind 8.
+            let (kind, third, last) = match (user_type, key) {
+                (None, key) => (2, key, instead_of),
+                (Some(user_type), None) => (3, user_type, instead_of),
+                (Some(user_type), Some(key)) => (KEYED_TYPED, user_type, Some(key)),
+            };
+            let texts = [Some(namespace), tenant, Some(user), third, topic, last];
+            (kind, texts)
+        }
         Target::Users {
             namespace,
             tenant,
@@ -257,7 +261,7 @@ impl<'a> Said<'a> {
     /// What [`check`] or [`check_key`] refuses; nothing has been copied then.
     pub fn check(self, max: usize) -> Result<(Target<'a>, Message), MessageError> {
         let attachments = self.attachments?;
-        if let Target::Room { key, .. } = self.target {
+        if let Target::Room { key, .. } | Target::User { key, .. } = self.target {
             check_key(key)?;
         }
         let max = match self.target {
@@ -295,14 +299,27 @@ fn read_target<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Target<'a>> {
             rooms: NameList(name?),
             except: NameList(third?),
         },
-        2 | 3 => Target::User {
+        2 => Target::User {
             namespace,
             tenant,
             user: name?,
-            user_type: (kind == 3).then_some(third),
+            user_type: None,
             topic,
             instead_of,
+            key: third,
         },
+        3 | KEYED_TYPED => {
+            let is_keyed = kind == KEYED_TYPED;
+            Target::User {
+                namespace,
+                tenant,
+                user: name?,
+                user_type: Some(third),
+                topic,
+                instead_of: instead_of.filter(|_| !is_keyed),
+                key: instead_of.filter(|_| is_keyed),
+            }
+        }
         6 => Target::Users {
             namespace,
             tenant,
@@ -455,7 +472,7 @@ mod tests {
     proptest! {
         #[test]
         fn publications_survive_the_journey(
-            kind in 0..6, tag: u32, number in 0..=MAX_NUMBER, after in 0..=MAX_NUMBER,
+            kind in 0..8, tag: u32, number in 0..=MAX_NUMBER, after in 0..=MAX_NUMBER,
             texts in prop::collection::vec(text(), 5),
             optional in prop::collection::vec(prop::option::of(text()), 4),
             attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
@@ -472,7 +489,9 @@ mod tests {
                 5 => Target::Nodes,
                 kind => Target::User {
                     namespace, tenant, user: name,
-                    user_type: (kind == 3).then_some(third), topic, instead_of,
+                    user_type: matches!(kind, 3 | 6).then_some(third), topic,
+                    instead_of: instead_of.filter(|_| kind < 6),
+                    key: instead_of.filter(|_| kind >= 6),
                 },
             };
             let message = Message {

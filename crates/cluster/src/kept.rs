@@ -72,6 +72,10 @@ fn place(flags: u8, room: &mut [u8; 4]) -> &str {
 }
 
 /// What the store sends.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart as soon as it is read, and nearly all are events"
+)]
 #[derive(Debug)]
 pub enum Sent<'a> {
     /// An event, and whose it was.
@@ -355,6 +359,7 @@ mod tests {
                     user_type: third.map(|_| third),
                     topic,
                     instead_of,
+                    key: None,
                 },
             }
         }

@@ -348,6 +348,7 @@ impl Fanout {
                 user_type,
                 topic,
                 instead_of,
+                key,
                 ..
             } => {
                 let only = user_type.map(|user_type| user_key(tenant, user, user_type));
@@ -358,6 +359,7 @@ impl Fanout {
                     only: only.as_ref(),
                     topic,
                     instead_of,
+                    key,
                     skip,
                 };
                 self.post_to_user(&to, message, told);

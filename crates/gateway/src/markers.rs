@@ -163,6 +163,7 @@ impl Markers {
                 only: Some(user),
                 topic: None,
                 instead_of: self.receipts.then_some(&*room),
+                key: None,
                 skip,
             };
             drop(self.fanout.send_to_user(&to, message.clone()));

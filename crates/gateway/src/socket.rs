@@ -531,7 +531,7 @@ impl Socket {
         let published = match &self.identity.user {
             Some(user) if request.room.starts_with(rooms::PRIVATE) => {
                 self.may_pass(&request.room, &message, key)?;
-                self.say_to_myself(user, &request.room, message, request.to_self)
+                self.say_to_myself(user, (&request.room, key), message, request.to_self)
             }
             _ => self.publish_message(&request.room, message, key, request.to_self)?,
         };
@@ -744,7 +744,7 @@ impl Socket {
     fn say_to_myself(
         &self,
         user: &UserKey,
-        room: &str,
+        (room, key): (&str, Option<&str>),
         message: Message,
         to_self: bool,
     ) -> Published {
@@ -755,6 +755,7 @@ impl Socket {
             only: Some(user),
             topic: Some(room),
             instead_of: None,
+            key,
             skip: (!to_self).then_some(self.address),
         };
         self.shared.fanout.send_to_user(&to, message).1

@@ -153,7 +153,7 @@ async fn idle_connections_of_one_address_keep_nobody_else_out() {
     }))
     .await;
     let mut idle = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..300 {
         idle.push(Http::from("127.0.0.7", &address).await);
     }
     let mut last = idle.pop().unwrap();
@@ -175,6 +175,33 @@ async fn idle_connections_of_one_address_keep_nobody_else_out() {
     tokio::time::timeout(DEADLINE, again)
         .await
         .expect("the address to be let in again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_burst_over_the_bound_of_an_address_everybody_is_answered() {
+    let (_gateway, address) = start(Gateway::builder(Config {
+        max_connections_per_ip: Some(2),
+        ..config()
+    }))
+    .await;
+    let mut burst = Vec::new();
+    for _ in 0..100 {
+        burst.push(Http::from("127.0.0.9", &address).await);
+    }
+    for (number, http) in burst.iter_mut().enumerate() {
+        let (target, headers) = match number % 2 {
+            0 => (HANDSHAKE, ""),
+            _ => ("/live", UPGRADE),
+        };
+        http.send("GET", target, headers, "").await;
+    }
+    let mut refused = 0;
+    for http in &mut burst {
+        let status = http.response().await.status();
+        assert!([101, 200, 429].contains(&status), "{status}");
+        refused += usize::from(status == 429);
+    }
+    assert_eq!(refused, 98);
 }
 
 /// All that comes back when nothing is said behind a request.
@@ -454,6 +481,34 @@ async fn a_websocket_subprotocol_is_answered_with_the_first_one_offered() {
     let headers = format!("{UPGRADE}sec-websocket-protocol: chat\r\n");
     let response = get(&address, &sid, &headers).await;
     assert_eq!(response.header("sec-websocket-protocol"), Some("chat"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_by_a_proxy_that_speaks_http_1_0_is_told_why_there_is_none() {
+    let (_gateway, address) = start(Gateway::builder(config())).await;
+    let mut http = Http::to(&address).await;
+    let known = opened(&mut http).await.replace("polling", "websocket");
+    let new = "/socket.io/?EIO=4&transport=websocket";
+    for target in ["/live", new, &known] {
+        let mut asks = Http::to(&address).await;
+        let request = format!("GET {target} HTTP/1.0\r\n{UPGRADE}\r\n");
+        asks.stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let reading = asks.stream.read_to_string(&mut answer);
+        tokio::time::timeout(DEADLINE, reading)
+            .await
+            .unwrap()
+            .unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head = head.to_ascii_lowercase();
+        assert_eq!(head.get(8..12), Some(" 426"), "{target}: {answer}");
+        assert!(head.contains("\r\nupgrade: websocket"), "{answer}");
+        assert!(head.contains("\r\nconnection: upgrade"), "{answer}");
+        assert!(body.contains("proxy_http_version 1.1"), "{answer}");
+    }
+    // The session is there as before.
+    let polling = known.replace("websocket", "polling");
+    assert_eq!(http.ask("POST", &polling, "", "40").await.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,9 @@ use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
 use heartline_cluster::{Cluster, LineSettings, Timing};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::admin;
 use crate::auth::jwt::{JwtAuthenticator, system_clock};
@@ -61,6 +62,31 @@ pub(crate) fn check(settings: &Settings) -> Result<Option<String>, Exit> {
     Ok(None)
 }
 
+/// The folders that the files of a configuration need and that are not there, as sentences; whoever
+/// starts a node fails for each.
+pub(crate) fn missing_folders(settings: &Settings) -> Vec<String> {
+    let mut files = Vec::new();
+    #[cfg(feature = "sqlite")]
+    if let StoreUrl::Sqlite(path) = &settings.store {
+        files.push(("store.url", path));
+    }
+    let recovery = &settings.gateway.recovery;
+    let journal = recovery
+        .journal
+        .as_ref()
+        .filter(|_| recovery.window.is_some());
+    files.extend(journal.map(|path| ("recovery.journal", path)));
+    let missing = files.into_iter().filter_map(|(key, path)| {
+        let folder = path.parent()?;
+        let is_there = folder.as_os_str().is_empty() || folder.is_dir();
+        let (path, folder) = (path.display(), folder.display());
+        (!is_there).then(|| {
+            format!("{key}: there is no folder for {path} (mkdir -p {folder}, for the node's user)")
+        })
+    });
+    missing.collect()
+}
+
 /// Runs a node until a signal ends it.
 ///
 /// # Errors
@@ -102,6 +128,9 @@ pub(crate) fn run(loaded: Loaded, dev: bool) -> Result<(), Exit> {
     runtime.shutdown_background();
     done
 }
+
+/// How long a drain that has taken all of its time waits for the answers to what the API was asked.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long a node that starts waits for its cluster.
 const FIRST_JOIN: Duration = Duration::from_secs(2);
@@ -196,16 +225,27 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     let (drain_asked, mut drain_wanted) = mpsc::channel(1);
     let tokens = node.tokens.clone();
     let state = admin::State::new(node.gateway.clone(), tokens, &settings, drain_asked);
-    let administering = tokio::spawn(admin::serve(node.operators, state));
+    let (ending, ended) = oneshot::channel::<()>();
+    // An error: it ends.
+    let ended = async { drop(ended.await) };
+    let mut administering = tokio::spawn(admin::serve(node.operators, state, ended));
     tokio::select! {
         () = signals.until_told(node.certificate, &mut drain_wanted) => {}
         error = failure(node.serving) => return Err(refuse(Exit::Failed, error)),
     }
-    let done = signals.drain(&node.gateway).await;
+    let until = Instant::now() + settings.gateway.drain_timeout + LAST_ANSWERS;
+    signals.drain(&node.gateway).await?;
     // The public listener has closed by itself; the operators' stays to the
-    // end, so that the drain can be watched.
+    // end, so that the drain can be watched. Who has asked by now is answered.
+    drop(ending);
+    let answered = tokio::time::timeout_at(until, &mut administering);
+    match signals.until_ended(answered).await {
+        Some(Ok(_)) => {}
+        Some(Err(_)) => tracing::warn!("requests to the API are left without an answer"),
+        None => return Err(refuse(Exit::Failed, "stopped at once by a second signal")),
+    }
     administering.abort();
-    done
+    Ok(())
 }
 
 /// A node whose clients can connect.

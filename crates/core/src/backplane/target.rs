@@ -94,8 +94,10 @@ pub enum Target<'a> {
         /// The room as which clients know it.
         topic: Option<&'a str>,
         /// Told instead of this room's events: only to sockets that are not in the room and
-        /// may join it.
+        /// may join it. Not with a key.
         instead_of: Option<&'a str>,
+        /// Set where only the newest per user, namespace and key matters to a slow reader.
+        key: Option<&'a str>,
     },
     /// Sockets of several users in a namespace: instead of a room's events, to those that are
     /// not in the room and may join it.

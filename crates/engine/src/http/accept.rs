@@ -23,9 +23,12 @@ const MAX_HTTP_CONNECTIONS: usize = 65_536;
 const RESERVE: usize = 64;
 /// What a polling client has open: its GET and its POST.
 const PER_SESSION: usize = 2;
-/// What an address may have open besides: pages, handshakes, connections that browsers
-/// open in advance and keep for later.
-const BESIDES: usize = 16;
+/// What an address may have open besides: pages, connections that browsers open in advance and
+/// keep for later, and handshakes, so that those of a burst over the bound are answered 429.
+const BESIDES: usize = 256;
+/// Where descriptors are few, no more than this part of them, and never fewer than so many.
+const BESIDES_PART: usize = 8;
+const MIN_BESIDES: usize = 16;
 /// Up to so many connections are kept for their next request as long as balancers do.
 const MANY: usize = 8192;
 /// How long a connection may wait for its next request: longer than the 60 s for which
@@ -67,7 +70,11 @@ impl Door {
     /// of what there is.
     pub(crate) fn new(descriptors: usize, sessions: Option<usize>) -> Arc<Door> {
         let room = descriptors.min(MAX_HTTP_CONNECTIONS);
-        let bound = |sessions: usize| sessions.saturating_mul(PER_SESSION) + BESIDES;
+        let besides = BESIDES.min(room / BESIDES_PART).max(MIN_BESIDES);
+        let bound = |sessions: usize| {
+            let sessions = sessions.saturating_mul(PER_SESSION);
+            sessions.saturating_add(besides)
+        };
         Arc::new(Door {
             descriptors,
             per_address: sessions.map_or(room / 2, bound),

@@ -38,7 +38,7 @@ use crate::http::forward::{Forwarder, forward};
 use crate::http::remote::{client_address, client_scheme};
 use crate::http::served::{self, AT_ONCE, Asking, OWED};
 use crate::http::token::{TokenPlaces, token};
-use crate::http::upgrade::{Reclaim, TLS, switch, wants_upgrade};
+use crate::http::upgrade::{Reclaim, TLS, switch, too_old, upgrade_required, wants_upgrade};
 use crate::http::visitor::Visitor;
 use crate::seldom::Seldom;
 use crate::shard::ShardHandle;
@@ -489,18 +489,18 @@ impl<Op: Send + 'static> HttpFront<Op> {
             Origin::Foreign(_) => return refusal(RequestError::Forbidden, upgrade),
             Origin::Absent | Origin::Allowed(_) => {}
         }
+        if websocket
+            && upgrade
+            && let Some(answer) = too_old(&request)
+        {
+            return answer;
+        }
         if let Some(sid) = query.get("sid") {
             let Some(name) = Sid::decode(&sid) else {
                 return refusal(RequestError::UnknownSid, upgrade);
             };
-            if let Some(forwarder) = self.forwarder(&name, sender) {
-                return forward(forwarder, request, &name, sender.take).await;
-            }
-            return match (websocket, upgrade) {
-                (true, true) => self.upgrade(request, name, sender.take).await,
-                (true, false) => refusal(RequestError::BadRequest, false),
-                (false, _) => self.poll(request, name).await,
-            };
+            let transport = (websocket, upgrade);
+            return self.in_session(request, name, transport, sender).await;
         }
         if request.method() != Method::GET {
             return refusal(RequestError::BadHandshakeMethod, upgrade);
@@ -540,6 +540,24 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let mut answer = reply_to_answer(answer.await);
         answer.headers_mut().extend(headers);
         answer
+    }
+
+    /// A request for a session that there is, or was, with this transport; whether it `upgrade`s.
+    async fn in_session(
+        self: &Arc<Self>,
+        request: HttpRequest<Asking>,
+        name: Sid,
+        (websocket, upgrade): (bool, bool),
+        sender: Sender,
+    ) -> Answer {
+        if let Some(forwarder) = self.forwarder(&name, sender) {
+            return forward(forwarder, request, &name, sender.take).await;
+        }
+        match (websocket, upgrade) {
+            (true, true) => self.upgrade(request, name, sender.take).await,
+            (true, false) => refusal(RequestError::BadRequest, false),
+            (false, _) => self.poll(request, name).await,
+        }
     }
 
     /// Who hands a request on, if it is not for this node.
@@ -681,13 +699,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
             Origin::Absent | Origin::Allowed(_) => {}
         }
         if !wants_upgrade(&request) {
-            let mut answer = text(
-                StatusCode::UPGRADE_REQUIRED,
-                "connect to this path with a WebSocket",
-            );
-            let headers = answer.headers_mut();
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            return upgrade_required("connect to this path with a WebSocket");
+        }
+        if let Some(answer) = too_old(&request) {
             return answer;
         }
         let guard = match self.admit(sender.ip, request.headers()) {

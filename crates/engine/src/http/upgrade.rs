@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use heartline_wire::ws::deflate::{Agreement, negotiate};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request as HttpRequest, StatusCode};
+use hyper::{Method, Request as HttpRequest, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -100,6 +100,26 @@ pub(super) fn wants_upgrade<B>(request: &HttpRequest<B>) -> bool {
     has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
 }
 
+/// Why there can be no upgrade, where the request is of a version of HTTP that has none (RFC 9110
+/// §7.8): a proxy has spoken it, as no client of WebSockets does.
+pub(super) fn too_old<B>(request: &HttpRequest<B>) -> Option<Answer> {
+    (request.version() < Version::HTTP_11).then(|| {
+        upgrade_required(
+            "this request came as HTTP/1.0, in which there are no WebSockets: a proxy in between \
+             must speak HTTP/1.1 (nginx: proxy_http_version 1.1)",
+        )
+    })
+}
+
+/// Says that a WebSocket is wanted here.
+pub(super) fn upgrade_required(what: &'static str) -> Answer {
+    let mut answer = text(StatusCode::UPGRADE_REQUIRED, what);
+    let headers = answer.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    answer
+}
+
 /// What is agreed on of the extensions that a client offers.
 fn offers(headers: &HeaderMap) -> Option<Agreement> {
     headers
@@ -165,6 +185,9 @@ impl Agreed {
 
 /// The server's side of the handshake (RFC 6455 §4.2.2), or what is wrong with the client's.
 pub(super) fn agree<B>(request: &HttpRequest<B>, compression: bool) -> Result<Agreed, Box<Answer>> {
+    if let Some(answer) = too_old(request) {
+        return Err(Box::new(answer));
+    }
     if request.method() != Method::GET {
         let answer = text(
             StatusCode::METHOD_NOT_ALLOWED,

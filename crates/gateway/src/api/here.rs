@@ -270,6 +270,7 @@ impl Gateway {
                 only: None,
                 topic: Some(&publish.room),
                 instead_of: None,
+                key: publish.key.as_deref(),
                 skip: None,
             };
             let waiting = self.count_waiting((tenant, user, None), Some(namespace), &message);
@@ -605,6 +606,7 @@ impl Gateway {
                     only,
                     topic: None,
                     instead_of: None,
+                    key: None,
                     skip: None,
                 };
                 self.shared.fanout.send_to_user(&to, message.clone())

@@ -55,6 +55,7 @@ impl Fanout {
                 user_type,
                 topic,
                 instead_of,
+                key,
                 ..
             } => {
                 let only = user_type.map(|user_type| UserKey {
@@ -70,6 +71,7 @@ impl Fanout {
                     only,
                     topic,
                     instead_of,
+                    key,
                     skip,
                 };
                 self.send_here(&to, message);

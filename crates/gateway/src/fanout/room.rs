@@ -109,6 +109,7 @@ impl Fanout {
                 only: None,
                 topic: Some(to.room),
                 instead_of: None,
+                key: to.key,
                 skip: to.skip,
             };
             return self.send_to_user(&to, message).1;

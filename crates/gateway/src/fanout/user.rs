@@ -10,6 +10,7 @@ use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::PRIVATE;
+use heartline_engine::shard::outbound::ConflationKey;
 
 use super::{Fanout, Published};
 use crate::op::Op;
@@ -28,6 +29,8 @@ pub(crate) struct ToUser<'a> {
     /// It is told instead of this room's events: only to sockets that are not in the room
     /// and may join it.
     pub(crate) instead_of: Option<&'a str>,
+    /// Set where only the newest per key matters to a slow reader.
+    pub(crate) key: Option<&'a str>,
     /// Not this one of them.
     pub(crate) skip: Option<SocketAddress>,
 }
@@ -42,9 +45,16 @@ impl<'a> ToUser<'a> {
             only: Some(user),
             topic: None,
             instead_of: Some(room),
+            key: None,
             skip: None,
         }
     }
+}
+
+/// The scope of the keys of what goes to a connection's own user in a namespace: counted down
+/// from the end, as rooms' incarnations are counted up.
+fn own_scope(namespace: NamespaceId) -> u64 {
+    u64::MAX - u64::from(namespace.0)
 }
 
 impl Fanout {
@@ -62,7 +72,7 @@ impl Fanout {
         let (fanout, namespace, skip) = (self.clone(), to.namespace, to.skip);
         let own = |text: Option<&str>| text.map(ToOwned::to_owned);
         let (tenant, user, only) = (own(to.tenant), to.user.to_owned(), to.only.cloned());
-        let (topic, instead_of) = (own(to.topic), own(to.instead_of));
+        let (topic, instead_of, key) = (own(to.topic), own(to.instead_of), own(to.key));
         let said = message.clone();
         let published = Published::later(&later, &message, move || {
             let to = ToUser {
@@ -72,6 +82,7 @@ impl Fanout {
                 only: only.as_ref(),
                 topic: topic.as_deref(),
                 instead_of: instead_of.as_deref(),
+                key: key.as_deref(),
                 skip,
             };
             fanout.send_now(&to, said).1
@@ -185,6 +196,7 @@ impl Fanout {
             user_type: to.only.map(|only| only.user_type.as_deref()),
             topic: to.topic,
             instead_of: to.instead_of,
+            key: to.key,
         }
     }
 
@@ -197,6 +209,7 @@ impl Fanout {
             topic,
             instead_of,
             skip,
+            ..
         } = *to;
         let scope = ScopeRef {
             namespace,
@@ -265,7 +278,11 @@ impl Fanout {
     ) -> usize {
         let name = self.namespace_name(to.namespace).clone();
         let topic = to.topic.map(Into::into);
-        let publication = Publication::new(name, message, topic, None, None).at(place);
+        let conflate = to.key.map(|key| ConflationKey {
+            scope: own_scope(to.namespace),
+            key: key.into(),
+        });
+        let publication = Publication::new(name, message, topic, None, conflate).at(place);
         let publication = Arc::new(publication);
         let instead_of: Option<Arc<str>> = to.instead_of.map(Into::into);
         let sockets = self.sockets_of(to);

@@ -1,7 +1,7 @@
 //! Who may use the operators' listener, and who `/v1`.
 
 use axum::extract::{Request, State as With};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use heartline::Code;
@@ -29,8 +29,12 @@ pub(super) async fn check_host(With(state): With<State>, request: Request, next:
     }
 }
 
-/// For `/v1`: lets a request through, or answers 401 or 403.
+/// For `/v1`: lets a request through, or answers 401 or 403. OPTIONS does nothing anywhere, and
+/// browsers ask it without a token.
 pub(super) async fn check(With(state): With<State>, request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        return next.run(request).await;
+    }
     match refusal(&state, request.headers()) {
         Some(problem) => problem.into_response(),
         None => next.run(request).await,

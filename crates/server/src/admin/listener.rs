@@ -26,8 +26,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::LONGEST;
 use super::problem::Problem;
+use super::{LONGEST, MIN_BODY};
 
 /// Connections at once; further ones wait to be accepted. Backends keep theirs for later, so
 /// there is room for many.
@@ -37,16 +37,23 @@ const FIRST: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request, longer than scrapers and backends
 /// keep theirs; and how long no byte of an answer may move.
 const IDLE: Duration = Duration::from_secs(65);
-/// How long a request may take to come whole, however slowly: 2 MB at 1 Mbit/s. The answer to one
+/// How long a request of [`MIN_BODY`] bytes may take to come whole, however slowly: 2 MB at 1 Mbit/s;
+/// where larger ones are taken, so much longer. The answer to one
 /// that has may take `LONGEST` more. Who has said all they have to say and ended their side is
 /// answered as long: that looks like a departure, and is none.
 const COMES: Duration = Duration::from_secs(20);
 
-/// Answers with `router` whoever comes to `listener`, until it is aborted.
-pub(super) async fn serve(listener: Bounded, router: Router) -> io::Result<()> {
+/// Answers with `router` whoever comes to `listener`, until it is aborted; or until `ended`, from
+/// where on nobody is let in any more, and it resolves once all have their answers who had asked.
+pub(super) async fn serve(
+    listener: Bounded,
+    router: Router,
+    ended: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let router = router.layer(middleware::from_fn(attend));
     let answers = router.into_make_service_with_connect_info::<Arrival>();
-    axum::serve(listener, answers).await
+    let serving = axum::serve(listener, answers);
+    serving.with_graceful_shutdown(ended).await
 }
 
 /// How much of the request that a connection brings has come.
@@ -156,13 +163,15 @@ pub(super) struct Bounded {
 }
 
 impl Bounded {
-    pub(super) fn new(listener: TcpListener) -> Self {
+    /// For bodies of at most so many bytes.
+    pub(super) fn new(listener: TcpListener, max_body: usize) -> Self {
+        let times = u32::try_from(max_body.div_ceil(MIN_BODY)).unwrap_or(u32::MAX);
         Bounded {
             listener,
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             first: FIRST,
             idle: IDLE,
-            comes: COMES,
+            comes: COMES.saturating_mul(times.max(1)),
             longest: LONGEST,
         }
     }
@@ -337,13 +346,13 @@ mod tests {
             first,
             idle,
             comes,
-            ..Bounded::new(listener)
+            ..Bounded::new(listener, MIN_BODY)
         };
         let answers = axum::Router::new().fallback(move |body: String| async move {
             sleep(takes).await;
             format!("hello {body}")
         });
-        runtime.spawn(serve(bounded, answers));
+        runtime.spawn(serve(bounded, answers, std::future::pending()));
         (runtime, address)
     }
 

@@ -20,6 +20,7 @@ mod state;
 mod strict;
 mod users;
 
+use std::future::Future;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request};
@@ -45,12 +46,24 @@ const LONGEST: Duration = connections::MAX_ACK
 /// The methods of what says how the node is, as `Allow` has them.
 pub(crate) const HEALTH_METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// Largest request body, bytes.
-const MAX_BODY: usize = 2_000_000;
+/// A request body may have so many bytes at least.
+const MIN_BODY: usize = 2_000_000;
 
-/// Answers until it is aborted.
-pub(crate) async fn serve(listener: TcpListener, state: State) {
-    if let Err(error) = listener::serve(Bounded::new(listener), router(state)).await {
+/// Largest request body where data may have `max_payload` bytes: with what stands around it, and
+/// with each quotation mark of it as two.
+const fn max_body(max_payload: usize) -> usize {
+    let twice = max_payload.saturating_mul(2);
+    if twice > MIN_BODY { twice } else { MIN_BODY }
+}
+
+/// Answers until it is aborted; or until `ended`, and then those who had asked by then.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    state: State,
+    ended: impl Future<Output = ()> + Send + 'static,
+) {
+    let listener = Bounded::new(listener, state.max_body);
+    if let Err(error) = listener::serve(listener, router(state), ended).await {
         tracing::error!(%error, "the operators' listener failed");
     }
 }
@@ -89,13 +102,19 @@ fn router(state: State) -> Router {
         .route("/nodes", get(nodes::list))
         .route("/nodes/{nodeId}/shed", post(nodes::shed))
         .route("/drain", post(drain))
-        .layer(middleware::from_fn(strict::check))
+        // Who may not ask does not hear either what there is.
+        .method_not_allowed_fallback(other_method)
+        .fallback(nothing)
         .layer(middleware::from_fn_with_state(
-            state.answers.clone(),
+            state.max_body,
+            strict::check,
+        ))
+        .layer(middleware::from_fn_with_state(
+            (state.answers.clone(), state.max_body),
             idempotency::obey,
         ))
         .layer(middleware::from_fn_with_state(state.clone(), guard::check))
-        .layer(DefaultBodyLimit::max(MAX_BODY));
+        .layer(DefaultBodyLimit::max(state.max_body));
     Router::new()
         .route(
             "/healthz",
@@ -105,23 +124,23 @@ fn router(state: State) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document))
         .nest("/v1", v1)
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "This path has other methods",
-            )
-        })
-        .fallback(async || {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "There is nothing at this path; see /openapi.json",
-            )
-        })
+        .method_not_allowed_fallback(other_method)
+        .fallback(nothing)
         .layer(middleware::from_fn_with_state(
             state.clone(),
             guard::check_host,
         ))
         .with_state(state)
+}
+
+async fn other_method() -> Problem {
+    let what = "This path has other methods";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, what)
+}
+
+async fn nothing() -> Problem {
+    let what = "There is nothing at this path; see /openapi.json";
+    Problem::new(StatusCode::NOT_FOUND, what)
 }
 
 fn of_conversations() -> Router<State> {

@@ -10,8 +10,6 @@ use axum::response::{IntoResponse, Response};
 use heartline::{BadCursor, Code, NotKnown, PublishError};
 use serde_json::json;
 
-use super::MAX_BODY;
-
 /// The code of a problem of which nothing closer than its status is known.
 fn code_of(status: StatusCode) -> &'static str {
     match status {
@@ -63,6 +61,21 @@ impl Problem {
                 Problem::new(status, format!("The body has at most {max} bytes"))
             }
             _ => Problem::new(StatusCode::BAD_REQUEST, "The body did not come whole"),
+        }
+    }
+
+    /// A body that is not JSON, or could not be taken, of which there may be `max` bytes.
+    pub(super) fn of_json(error: JsonRejection, max: usize) -> Self {
+        match error {
+            JsonRejection::MissingJsonContentType(_) => Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body is JSON: say so with the header Content-Type: application/json",
+            ),
+            JsonRejection::JsonDataError(_) | JsonRejection::JsonSyntaxError(_) => Problem::new(
+                StatusCode::BAD_REQUEST,
+                "The body must be an object of JSON",
+            ),
+            other => Problem::of_body(other.status(), max),
         }
     }
 
@@ -119,22 +132,6 @@ impl From<PublishError> for Problem {
             _ => StatusCode::BAD_REQUEST,
         };
         Problem::new(status, error.to_string()).with_code(error.code().as_str())
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(error: JsonRejection) -> Self {
-        match error {
-            JsonRejection::MissingJsonContentType(_) => Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The body is JSON: say so with the header Content-Type: application/json",
-            ),
-            JsonRejection::JsonDataError(_) | JsonRejection::JsonSyntaxError(_) => Problem::new(
-                StatusCode::BAD_REQUEST,
-                "The body must be an object of JSON",
-            ),
-            other => Problem::of_body(other.status(), MAX_BODY),
-        }
     }
 }
 

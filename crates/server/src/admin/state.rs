@@ -5,6 +5,7 @@ use std::sync::Arc;
 use heartline::Gateway;
 
 use super::idempotency::Answers;
+use super::max_body;
 use crate::auth::jwt::JwtAuthenticator;
 use crate::config::Settings;
 use crate::hosts::is_loopback;
@@ -18,6 +19,8 @@ pub(crate) struct State {
     pub(super) loopback: bool,
     pub(super) drain: tokio::sync::mpsc::Sender<()>,
     pub(super) answers: Answers,
+    /// Largest body of a request, bytes.
+    pub(super) max_body: usize,
 }
 
 impl State {
@@ -35,6 +38,7 @@ impl State {
             token: settings.admin_token.as_deref().map(Into::into),
             loopback: is_loopback(&settings.admin_listen),
             drain,
+            max_body: max_body(settings.gateway.max_payload),
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Request};
+use axum::extract::{
+    DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Request, State as With,
+};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
@@ -17,6 +19,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::MIN_BODY;
 use super::openapi::{ROUTES, Route};
 use super::problem::Problem;
 
@@ -32,6 +35,9 @@ const SAID: &[&str] = &["data", "event", "key"];
 /// What names users, their kinds and tenants, wherever it stands.
 const IDS: &[&str] = &["userId", "users", "userType", "tenantId"];
 
+/// Lists of rooms' names: a socket's id is one.
+const ROOMS: &[&str] = &["rooms", "sockets", "except"];
+
 /// What a `Content-Encoding` can name under which a body is not what it says (RFC 9110 §8.4.1).
 const CODINGS: &[&str] = &[
     "gzip",
@@ -43,18 +49,22 @@ const CODINGS: &[&str] = &[
     "x-compress",
 ];
 
-/// The members that a request's body may have.
+/// The members that a request's body may have, and how many bytes.
 #[derive(Clone, Copy)]
-struct Members(&'static [&'static str]);
+struct Allowed {
+    members: &'static [&'static str],
+    max_body: usize,
+}
 
-/// Checks the query, and that there is no body where none is wanted.
-pub(super) async fn check(request: Request, next: Next) -> Response {
-    passed(request, next)
+/// Checks the query, and that there is no body where none is wanted; others have at most `max_body`
+/// bytes.
+pub(super) async fn check(With(max_body): With<usize>, request: Request, next: Next) -> Response {
+    passed(max_body, request, next)
         .await
         .unwrap_or_else(Problem::into_response)
 }
 
-async fn passed(mut request: Request, next: Next) -> Result<Response, Problem> {
+async fn passed(max_body: usize, mut request: Request, next: Next) -> Result<Response, Problem> {
     // Without a route the answer is 404 or 405 anyway.
     let Some(route) = route_of(&request) else {
         return Ok(next.run(request).await);
@@ -68,7 +78,10 @@ async fn passed(mut request: Request, next: Next) -> Result<Response, Problem> {
     if !route.body.is_empty() {
         check_encoding(request.headers())?;
     }
-    request.extensions_mut().insert(Members(route.body));
+    let members = route.body;
+    request
+        .extensions_mut()
+        .insert(Allowed { members, max_body });
     if route.body.is_empty() && request.method() != Method::GET {
         request = without_body(request).await?;
     }
@@ -245,8 +258,26 @@ fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
         if !SAID.contains(&name.as_str()) && holds_nul(value.get()) {
             return Err(has_nul(&format!("The member {name:?}")));
         }
+        if ROOMS.contains(&name.as_str()) {
+            check_rooms(&name, value.get())?;
+        }
     }
     Ok(())
+}
+
+/// Whether all in a list are names that rooms can have; the first that is none is named by its place.
+/// What is not of its type is said elsewhere.
+fn check_rooms(name: &str, value: &str) -> Result<(), Problem> {
+    let Ok(names) = serde_json::from_str::<Vec<String>>(value) else {
+        return Ok(());
+    };
+    match names.iter().position(|room| !rooms::is_valid_name(room)) {
+        None => Ok(()),
+        Some(place) => {
+            let (what, code) = (Code::InvalidRoom.sentence(), Code::InvalidRoom.as_str());
+            Err(bad(format!("{name}[{place}]: {what}")).with_code(code))
+        }
+    }
 }
 
 /// Names and ids have no NUL: not all databases keep it.
@@ -277,11 +308,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Known<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let known = request
-            .extensions()
-            .get::<Members>()
-            .map_or(&[][..], |members| members.0);
-        let Json(body) = Json::<Box<RawValue>>::from_request(request, state).await?;
+        let allowed = request.extensions().get::<Allowed>();
+        let (known, max_body) = allowed.map_or((&[][..], MIN_BODY), |allowed| {
+            (allowed.members, allowed.max_body)
+        });
+        let body = Json::<Box<RawValue>>::from_request(request, state).await;
+        let Json(body) = body.map_err(|error| Problem::of_json(error, max_body))?;
         // Half a character is one that is not known, as it is where clients say it.
         let body = whole(body.get());
         check_members(&body, known)?;
@@ -380,6 +412,21 @@ mod tests {
                 format!("{refused:?}").contains(sentence),
                 "{body}: {refused:?}"
             );
+        }
+    }
+
+    #[test]
+    fn which_of_many_rooms_is_none_is_said() {
+        for name in ["rooms", "sockets", "except"] {
+            for bad in ["", "a\n", &"r".repeat(257), "conversation:"] {
+                let body = serde_json::json!({ name: ["a", "b", "c", bad, ""] }).to_string();
+                let refused = format!("{:?}", check_members(&body, &[name]).unwrap_err());
+                let sentence = format!("{name}[3]: ");
+                assert!(refused.contains(&sentence), "{body}: {refused}");
+                assert!(refused.contains("INVALID_ROOM"), "{body}: {refused}");
+            }
+            let good = serde_json::json!({ name: ["a", "user:b"] }).to_string();
+            assert!(check_members(&good, &[name]).is_ok(), "{good}");
         }
     }
 
@@ -516,7 +563,10 @@ mod tests {
         let json = axum::http::HeaderValue::from_static("application/json");
         let headers = request.headers_mut();
         headers.insert(axum::http::header::CONTENT_TYPE, json);
-        request.extensions_mut().insert(Members(&["data"]));
+        request.extensions_mut().insert(Allowed {
+            members: &["data"],
+            max_body: MIN_BODY,
+        });
         let known = Known::<T>::from_request(request, &()).await;
         known
             .map(|Known(body)| body)

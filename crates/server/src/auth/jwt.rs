@@ -305,7 +305,15 @@ impl Inner {
             match claims.get(name) {
                 None | Some(Value::Null) => Ok(None),
                 Some(Value::String(text)) if is_id(text) => Ok(Some(text.as_str().into())),
-                Some(Value::Number(number)) => Ok(Some(number.to_string().into())),
+                // Others have been rounded, or may be written in more ways than one: users whose
+                // ids differ would be the same.
+                Some(Value::Number(number)) if number.is_u64() || number.is_i64() => {
+                    Ok(Some(number.to_string().into()))
+                }
+                Some(Value::Number(_)) => Err(Refused::invalid(format!(
+                    "its claim `{name}` is a number that is not whole, or of more than 64 bits: \
+                     such an id must be text"
+                ))),
                 Some(_) => Err(Refused::invalid(format!(
                     "its claim `{name}` is no text of 1 to {MAX_ID} bytes and whole characters, \
                      none of them a control character"
@@ -444,6 +452,7 @@ mod tests {
     }
 
     fn hmac(claims: &Value) -> String {
+        crypto::install();
         encode(
             &Header::default(),
             claims,
@@ -453,6 +462,7 @@ mod tests {
     }
 
     fn good() -> Value {
+        crypto::install();
         json!({ "sub": "7", "exp": NOW + 60 })
     }
 
@@ -543,6 +553,48 @@ mod tests {
                         "{algorithm:?}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_a_number_is_a_whole_one_of_64_bits() {
+        let said = |claim: &str, id: &str| {
+            let mut claims = good();
+            claims[claim] = "here".into();
+            let body = claims.to_string().replace("\"here\"", id);
+            let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+            let head = format!("{head}.{}", URL_SAFE_NO_PAD.encode(body));
+            let key = EncodingKey::from_secret(b"secret");
+            let signed = jsonwebtoken::crypto::sign(head.as_bytes(), &key, Algorithm::HS256);
+            format!("{head}.{}", signed.unwrap())
+        };
+        for claim in ["sub", "userType", "tenantId", "deviceId", "walletAddress"] {
+            for whole in ["0", "18446744073709551615", "-9223372036854775808"] {
+                let identity = verify(&with_secret(), &said(claim, whole)).unwrap();
+                let user = identity.user.unwrap();
+                let ids = [
+                    Some(&user.user_id),
+                    user.user_type.as_ref(),
+                    user.tenant_id.as_ref(),
+                    identity.device_id.as_ref(),
+                    identity.wallet_address.as_ref(),
+                ];
+                let is_there = ids.into_iter().flatten().any(|id| &**id == whole);
+                assert!(is_there, "{claim}: {whole}");
+            }
+            for other in [
+                "18446744073709551616",
+                "1.5",
+                "1.0",
+                "1e3",
+                "-9223372036854775809",
+            ] {
+                let token = said(claim, other);
+                let refused = verify(&with_secret(), &token).unwrap_err();
+                assert_eq!(refused, AuthError::Invalid, "{claim}: {other}");
+                let why = why(&with_secret(), &token);
+                assert!(why.contains(claim) && why.contains("must be text"), "{why}");
             }
         }
     }

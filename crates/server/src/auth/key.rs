@@ -1,5 +1,7 @@
 //! Keys that verify signatures, each with the algorithms that it is for.
 
+use std::path::Path;
+
 use heartline::rustls::pki_types::CertificateDer;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -11,6 +13,9 @@ const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+/// What names of files with keys end with.
+const ENDINGS: &[&str] = &["pem", "key", "pub", "crt", "cer", "der", "txt"];
 
 /// A key and the algorithms that it may be used with.
 #[derive(Clone)]
@@ -125,11 +130,25 @@ fn read(given: &str) -> Result<Vec<u8>, String> {
         return Ok(unfolded(given).into_bytes());
     }
     // What is no file may be a key that has lost the lines around it: it is not said again.
-    let is_there = std::fs::symlink_metadata(given).is_ok();
+    let is_there = std::fs::symlink_metadata(given).is_ok() || is_path(given);
     std::fs::read(given).map_err(|error| match is_there {
         true => format!("{given} cannot be read: {error}"),
         false => format!("it is neither PEM text nor the name of a file: {error}"),
     })
+}
+
+/// Whether this can only be the name of a file: no key ends like one, or begins with a folder that
+/// is there.
+fn is_path(given: &str) -> bool {
+    let path = Path::new(given);
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let is_named = ending.is_some_and(|ending| ENDINGS.contains(&ending));
+    let mut above = path.ancestors().skip(1);
+    let is_within = above.any(|folder| {
+        let is_root = folder.parent().is_none();
+        !is_root && folder.is_absolute() && folder.is_dir()
+    });
+    is_named || is_within
 }
 
 /// PEM text with its lines. Where environment variables come from files or dashboards, its
@@ -168,7 +187,24 @@ mod tests {
         for (key, said) in [("auth.wallet.key", own), ("auth.jwt.public_key", public)] {
             assert!(said.starts_with(key) && !said.contains("MC4C"), "{said}");
         }
-        // What is there is named.
+        for wrong in [
+            "a.secret/of+ours",
+            "/iqirVv9mWG9qfSnF/YvhA",
+            "correct.horse",
+        ] {
+            let said = Key::public(wrong).err().unwrap_or_default();
+            assert!(!said.contains(wrong), "{said}");
+        }
+        // What can be nothing but a path is named, and so is what is there.
+        let inside = std::env::temp_dir().join("no-such-folder/key");
+        for missing in ["keys/none.pem", "none.pub", inside.to_str().unwrap()] {
+            let own = Key::ed25519_pair(missing).err().unwrap_or_default();
+            let public = Key::public(missing).err().unwrap_or_default();
+            for said in [own, public] {
+                let named = format!(": {missing} cannot be read: ");
+                assert!(said.contains(&named), "{said}");
+            }
+        }
         let here = std::env::current_exe().unwrap();
         let folder = here.parent().and_then(|folder| folder.to_str()).unwrap();
         let said = Key::public(folder).err().unwrap_or_default();

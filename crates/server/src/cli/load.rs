@@ -67,13 +67,13 @@ pub(crate) struct Load {
     #[arg(long, default_value = "socketio")]
     protocol: ProtocolName,
     /// How many connections
-    #[arg(long, short = 'c', default_value_t = 100)]
+    #[arg(long, short = 'c', default_value_t = 100, value_parser = up_to::<MAX_CONNECTIONS>)]
     connections: usize,
     /// Client threads; as many as there are processors if not given
-    #[arg(long)]
+    #[arg(long, value_parser = threads)]
     threads: Option<NonZero<usize>>,
     /// Handshakes under way at once
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = up_to::<MAX_CONNECTIONS>)]
     concurrency: usize,
     /// Most new connections a second (the ramp); 0 for as many as there can be
     #[arg(long, default_value_t = 0)]
@@ -87,20 +87,20 @@ pub(crate) struct Load {
     /// Rooms, over which the connections are spread evenly; 1 for broadcast and
     /// slow, else none, if not given. They are joined by the event `join { room }`,
     /// published to by `publish { room, event, data }`
-    #[arg(long)]
+    #[arg(long, value_parser = up_to::<MAX_CONNECTIONS>)]
     rooms: Option<usize>,
     /// Events on their way at once: of a connection (echo), of a room (broadcast)
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = up_to::<MAX_IN_FLIGHT>)]
     in_flight: usize,
     /// Members of each room that take turns publishing (broadcast)
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = up_to::<MAX_CONNECTIONS>)]
     publishers: usize,
     /// Every event leaves in a write of its own, as soon as it is due; otherwise what
     /// there is for a connection at one time is one write
     #[arg(long)]
     apart: bool,
     /// Publications a second over all rooms, instead of --in-flight
-    #[arg(long, default_value_t = 0.0, hide_default_value = true)]
+    #[arg(long, default_value = "0", hide_default_value = true, value_parser = rate)]
     publish_rate: f64,
     /// Bytes of padding in each event
     #[arg(long, default_value_t = 128, value_parser = padding)]
@@ -112,7 +112,7 @@ pub(crate) struct Load {
     #[arg(long)]
     keyed: bool,
     /// The share of members that stop reading, in percent (slow)
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = up_to::<100>)]
     slow_percent: usize,
     /// A process of the server on this machine, for its memory and CPU; may be repeated
     #[arg(long = "pid")]
@@ -135,8 +135,38 @@ pub(crate) struct Load {
     given: Given,
 }
 
+/// Most connections: a machine has not so many.
+const MAX_CONNECTIONS: usize = 10_000_000;
+/// Most client threads.
+const MAX_THREADS: usize = 1024;
+/// Most events on their way at once, of a connection or a room: there is a place for each.
+const MAX_IN_FLIGHT: usize = 100_000;
+/// Most publications a second: more than one processor can write.
+const MAX_RATE: f64 = 10_000_000.0;
+/// Longest time.
+const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
+
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "write it like 10s or 500ms".into())
+    let time = parse_duration(text).filter(|time| *time <= MAX_TIME);
+    time.ok_or_else(|| "write it like 10s or 500ms, and at most 366d".into())
+}
+
+fn up_to<const MAX: usize>(text: &str) -> Result<usize, String> {
+    let number: Option<usize> = text.parse().ok();
+    number
+        .filter(|number| *number <= MAX)
+        .ok_or_else(|| format!("write a whole number, at most {MAX}"))
+}
+
+fn threads(text: &str) -> Result<NonZero<usize>, String> {
+    let number = up_to::<MAX_THREADS>(text)?;
+    NonZero::new(number).ok_or_else(|| "at least one thread is needed".into())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok();
+    rate.filter(|rate| (0.0..=MAX_RATE).contains(rate))
+        .ok_or_else(|| format!("write a number of publications a second, 0 to {MAX_RATE}"))
 }
 
 fn some_time(text: &str) -> Result<Duration, String> {
@@ -310,6 +340,68 @@ mod tests {
         assert_eq!(padding("16777216"), Ok(MAX_PADDING));
         for wrong in ["16777217", "999999999999", "-1", "1MB", ""] {
             assert!(padding(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_and_other_numbers_have_bounds_and_are_numbers() {
+        assert_eq!(
+            (rate("0"), rate("10000000"), rate("0.5")),
+            (Ok(0.0), Ok(MAX_RATE), Ok(0.5))
+        );
+        for wrong in [
+            "inf", "-inf", "1e300", "10000001", "NaN", "-1", "-0.1", "fast", "",
+        ] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((up_to::<100>("0"), up_to::<100>("100")), (Ok(0), Ok(100)));
+        for wrong in [
+            "101",
+            "18446744073709551615",
+            "99999999999999999999",
+            "-1",
+            "NaN",
+            "1.5",
+        ] {
+            assert!(up_to::<100>(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["0", "1025", "-1"] {
+            assert!(threads(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(duration("366d"), Ok(MAX_TIME));
+        for wrong in ["367d", "1000000y", "-1s", "inf", ""] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_takes_no_number_without_a_bound() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            load: Load,
+        }
+        let taken = |option: &str, value: &str| {
+            let line = ["load", "broadcast", &format!("{option}={value}")];
+            <Line as clap::Parser>::try_parse_from(line).is_ok()
+        };
+        for (option, good, wrong) in [
+            ("--connections", "10000000", "10000001"),
+            ("--threads", "1024", "1025"),
+            ("--concurrency", "1000", "18446744073709551615"),
+            ("--connect-rate", "4294967295", "4294967296"),
+            ("--duration", "1s", "1000000y"),
+            ("--warmup", "0s", "1000000y"),
+            ("--rooms", "5", "18446744073709551615"),
+            ("--in-flight", "100000", "18446744073709551615"),
+            ("--publishers", "5", "18446744073709551615"),
+            ("--publish-rate", "0.5", "inf"),
+            ("--publish-rate", "1e7", "NaN"),
+            ("--size", "0", "18446744073709551615"),
+            ("--slow-percent", "100", "101"),
+            ("--settle", "0s", "1000000y"),
+        ] {
+            assert!(taken(option, good) && !taken(option, wrong), "{option}");
         }
     }
 

@@ -665,6 +665,7 @@ async fn what_waited_out_an_outage_is_not_told_as_news_but_as_a_gap() {
         user_type: None,
         topic: None,
         instead_of: None,
+        key: None,
     };
     one.fanout.publish(&user, &Message::new("old", ""));
     tokio::time::advance(MAX_WAIT).await;
@@ -802,6 +803,7 @@ fn to_user() -> Target<'static> {
         user_type: None,
         topic: None,
         instead_of: None,
+        key: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A reader that is too slow costs itself, and nobody else.
 
 use super::*;
+use heartline_core::policy::DevicePolicy;
 
 const SEND_BUFFER: usize = 50_000;
 
@@ -103,4 +104,88 @@ fn of_what_has_a_key_a_slow_reader_gets_the_newest_and_stays() {
     assert!(last[1].contains(r#""data":[60,"#) && last[1].contains(r#""offset":60"#));
     assert!(heard.len() < 10, "{}", heard.len());
     assert!(world.farewells().is_empty());
+}
+
+/// Says a number with a key to the user `slow`, whose own live connection does not read.
+type Speaks = fn(&mut World, &mut Client, u32, &str, &str);
+
+fn by_socketio(world: &mut World, other: &mut Client, number: u32, key: &str, data: &str) {
+    let said = format!(
+        r#"42{number}["publish",{{"room":"user:slow","event":"tick","data":[{number},"{data}"],"key":"{key}"}}]"#
+    );
+    let answer = world.ask(other, &said);
+    assert!(
+        answer.iter().any(|one| one.contains(r#""ok":true"#)),
+        "{answer:?}"
+    );
+}
+
+fn by_live(world: &mut World, other: &mut Client, number: u32, key: &str, data: &str) {
+    let said = format!(
+        r#"{{"type":"publish","topic":"user:slow","event":"tick","data":[{number},"{data}"],"key":"{key}","id":{number}}}"#
+    );
+    let answer = world.ask(other, &said);
+    assert!(
+        answer.iter().any(|one| one.contains(r#""type":"ack""#)),
+        "{answer:?}"
+    );
+}
+
+fn by_the_api(world: &mut World, other: &mut Client, number: u32, key: &str, data: &str) {
+    let publish = crate::Publish {
+        tenant_id: None,
+        namespace: "/".into(),
+        room: "user:slow".into(),
+        event: "tick".into(),
+        data: format!(r#"[{number},"{data}"]"#),
+        key: Some(key.into()),
+        except: Vec::new(),
+    };
+    let gateway = world.gateway.clone();
+    world.begin(async move { gateway.publish(publish).await.unwrap() });
+    world.settle();
+    assert_eq!(other.hears().len(), 1);
+}
+
+#[test]
+fn of_what_has_a_key_a_users_own_room_keeps_the_newest_too() {
+    let ways: [(&str, Speaks); 3] = [
+        ("user=slow", by_socketio),
+        ("live user=slow", by_live),
+        ("user=slow", by_the_api),
+    ];
+    for (token, speaks) in ways {
+        let mut world = World::new(Config {
+            send_buffer: SEND_BUFFER,
+            ..config_with(|root| root.devices = DevicePolicy::Unlimited)
+        });
+        let tight = Opening {
+            kernel_buffer: Some(4096),
+            ..Opening::plain()
+        };
+        let mut slow = world.live_on("user=slow", tight);
+        let mut other = match token.strip_prefix("live ") {
+            Some(token) => world.live(token),
+            None => world.socketio(token),
+        };
+        world.run(ms(100));
+        slow.hears();
+        other.hears();
+        let data = "x".repeat(5_000);
+        for number in 1..=60 {
+            let key = format!("car {}", number % 2);
+            speaks(&mut world, &mut other, number, &key, &data);
+            world.run(ms(30));
+        }
+        let mut heard = Vec::new();
+        for _ in 0..100 {
+            heard.extend(slow.hears());
+            world.settle();
+        }
+        let last: Vec<_> = heard.iter().rev().take(2).rev().collect();
+        assert!(last[0].contains(r#""data":[59,"#), "{}", heard.len());
+        assert!(last[1].contains(r#""data":[60,"#), "{}", heard.len());
+        assert!(heard.len() < 10, "{}", heard.len());
+        assert!(world.farewells().is_empty());
+    }
 }

@@ -22,7 +22,6 @@ use heartline_cluster::{OnceBounds, RedisOnce};
 use heartline_core::bounded::Bounded;
 use ring::digest::{Context, SHA256};
 
-use super::MAX_BODY;
 use super::openapi::Route;
 use super::problem::Problem;
 use super::strict;
@@ -360,13 +359,22 @@ fn failed() -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what).with_code(Code::Internal.as_str())
 }
 
-/// Does what a key was sent with once.
-pub(super) async fn obey(With(answers): With<Answers>, request: Request, next: Next) -> Response {
-    let obeyed = obeyed(answers, request, next).await;
+/// Does what a key was sent with once. /// Bodies have at most so many bytes.
+pub(super) async fn obey(
+    With((answers, max_body)): With<(Answers, usize)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let obeyed = obeyed(answers, max_body, request, next).await;
     obeyed.unwrap_or_else(Problem::into_response)
 }
 
-async fn obeyed(answers: Answers, request: Request, next: Next) -> Result<Response, Problem> {
+async fn obeyed(
+    answers: Answers,
+    max_body: usize,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     if !strict::route_of(&request).is_some_and(Route::changes) {
         return Ok(next.run(request).await);
     }
@@ -375,7 +383,7 @@ async fn obeyed(answers: Answers, request: Request, next: Next) -> Result<Respon
     };
     let (parts, body) = request.into_parts();
     let body = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await;
-    let body = body.map_err(|error| Problem::of_body(error.status(), MAX_BODY))?;
+    let body = body.map_err(|error| Problem::of_body(error.status(), max_body))?;
     let fingerprint = fingerprint(&parts.method, &parts.uri, &body);
     let mut token = [0; 8];
     getrandom::fill(&mut token).map_err(|_| failed())?;
@@ -402,6 +410,7 @@ async fn obeyed(answers: Answers, request: Request, next: Next) -> Result<Respon
 
 #[cfg(test)]
 mod tests {
+    use super::super::MIN_BODY;
     use super::together::tests::{Mood, Moody};
     use super::*;
     use std::net::SocketAddr;
@@ -472,7 +481,7 @@ mod tests {
                 .route("/rooms/{room}/publish", post(act))
                 .route("/rooms", get(act))
                 .route("/presence", post(act))
-                .layer(middleware::from_fn_with_state(answers, obey));
+                .layer(middleware::from_fn_with_state((answers, MIN_BODY), obey));
             let app = Router::new().nest("/v1", v1).with_state(api.clone());
             tokio::spawn(async move { axum::serve(listener, app).await });
             api

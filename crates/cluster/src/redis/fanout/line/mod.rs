@@ -125,6 +125,7 @@ pub(super) fn target_of(scope: &Scope) -> Target<'_> {
             user_type: None,
             topic: None,
             instead_of: None,
+            key: None,
         },
         Scope::All { namespace, tenant } => Target::All {
             namespace,

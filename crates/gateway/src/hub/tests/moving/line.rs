@@ -63,6 +63,7 @@ impl Said {
                 user_type: None,
                 topic: self.topic.as_deref(),
                 instead_of: None,
+                key: None,
             },
             Scope::All { namespace, tenant } => match &self.rooms {
                 Some((rooms, except)) => Target::Rooms {
