@@ -146,8 +146,8 @@ interface Guest {
   readonly link: number;
   readonly before: Before;
   isGreeted: boolean;
-  /** It was told all that came since it was connected last. */
-  goesOn: boolean;
+  /** Rooms that it was in, as long as it has not been told how it goes on in them. */
+  goesOn: Set<string>;
   rooms: Set<string>;
   /** What it watches, as the server was asked. */
   readonly watches: Map<string, unknown>;
@@ -169,8 +169,8 @@ class Carrier {
   #greetings: Heard[] = [];
   /** All that was heard since the hello, unless that is too much. */
   #kept: Heard[] | undefined;
-  /** Who waits for a room that is being joined. */
-  readonly #joining = new Map<string, ((reply: Reply) => void)[]>();
+  /** Who waits for a room that is being joined, and has not been left meanwhile. */
+  readonly #joining = new Map<string, ((reply: Reply, isLast: boolean) => void)[]>();
   /** What a connection that goes on has said of each room. */
   readonly #goesOn = new Map<string, Reply>();
   #isOver = false;
@@ -236,8 +236,8 @@ class Carrier {
         return this.#join(guest, message.room, reply);
       case "leave":
         guest.rooms.delete(message.room);
-        if (this.#isWanted(({ rooms }) => rooms.has(message.room))) reply({ ok: true });
-        else link.leave(message.room, () => reply({ ok: true }));
+        guest.goesOn.delete(message.room);
+        this.#depart(message.room, () => reply({ ok: true }));
     }
   }
 
@@ -258,7 +258,7 @@ class Carrier {
       link,
       before,
       isGreeted: false,
-      goesOn: false,
+      goesOn: new Set(),
       rooms: new Set(),
       watches: new Map(),
     };
@@ -327,7 +327,7 @@ class Carrier {
     // It was connected where this connection goes on from, and what came since then is known.
     const { place } = guest.before;
     const recovered = place !== undefined && place === this.legacy.place && !!this.#kept;
-    guest.goesOn = recovered;
+    if (recovered) guest.goesOn = new Set(guest.before.rooms);
     const isByRoom = !!this.#link?.isByRoom;
     if (recovered && !isByRoom) guest.rooms = new Set(guest.before.rooms);
     this.#tell(tab, guest.link, {
@@ -388,8 +388,8 @@ class Carrier {
   #forget(tab: Id, { rooms, watches }: Guest): void {
     this.#guests.delete(tab);
     if (!this.#hello) return;
-    for (const room of rooms)
-      if (!this.#isWanted((guest) => guest.rooms.has(room))) this.#link?.leave(room, () => {});
+    for (const room of rooms) this.#depart(room);
+    rooms.clear();
     for (const [key, what] of watches)
       if (!this.#isWanted((guest) => guest.watches.has(key)))
         this.#link?.emit("presence:unwatch", what);
@@ -409,19 +409,35 @@ class Carrier {
     this.#link!.emit(event, data, reply);
   }
 
-  #join(guest: Guest, room: string, reply: (reply: Reply) => void): void {
+  /** Leaves a room that nobody wants any more: whoever joins it from now on has to ask again. */
+  #depart(room: string, reply = () => {}): void {
+    if (this.#isWanted(({ rooms }) => rooms.has(room))) return reply();
+    this.#goesOn.delete(room);
+    this.#joining.delete(room);
+    this.#link!.leave(room, reply);
+  }
+
+  #join(guest: Guest, room: string, reply: (reply: Reply) => void, isAgain = false): void {
     guest.rooms.add(room);
+    const goesOn = guest.goesOn.delete(room);
     const known = this.#goesOn.get(room);
-    if (known && guest.goesOn) return reply(known);
+    if (known && goesOn) return reply(known);
+    const answered = (answer: Reply, isLast: boolean) => {
+      if (isLast && answer.ok === false) guest.rooms.delete(room);
+      // That is how others go on: who was not in there asks for itself.
+      if (isLast && answer.recovered && !goesOn && !isAgain && guest.rooms.has(room))
+        this.#join(guest, room, reply, true);
+      else reply(answer);
+    };
     const waiting = this.#joining.get(room);
-    if (waiting) return void waiting.push(reply);
-    const all = [reply];
+    if (waiting) return void waiting.push(answered);
+    const all = [answered];
     this.#joining.set(room, all);
     this.#link!.join(room, (answer) => {
-      this.#joining.delete(room);
-      if (answer?.recovered) this.#goesOn.set(room, answer);
-      if (answer?.ok === false) guest.rooms.delete(room);
-      for (const one of all) one(answer ?? {});
+      const isLast = this.#joining.get(room) === all;
+      if (isLast) this.#joining.delete(room);
+      if (isLast && answer?.recovered) this.#goesOn.set(room, answer);
+      for (const one of all) one(answer ?? {}, isLast);
     });
   }
 }

@@ -507,6 +507,124 @@ describe("a connection that is recovered", () => {
   });
 });
 
+describe("a room that was left", () => {
+  const joins = (all) => all.link.find("join");
+  /** Two tabs over live, the first of which was in a room and goes on in it. */
+  async function resumed() {
+    const { all, a, b } = await two({ isByRoom: true, isDeaf: true });
+    void a.client.join("lobby");
+    await heard();
+    joins(all)[0].reply({ ok: true });
+    await heard();
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    await all.clock.pass(1000);
+    await heard();
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    return { all, a, b };
+  }
+  const snapshots = ({ client }) => {
+    const told = [];
+    client.on("room:snapshot", ({ snapshot }) => told.push(snapshot));
+    return told;
+  };
+
+  it("is joined anew on a connection that goes on", async () => {
+    const { all, a } = await resumed();
+    joins(all)[0].reply({ ok: true, recovered: true });
+    await heard();
+    assert.ok(a.client.isIn("lobby"));
+    a.client.leave("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 1);
+    const again = a.client.join("lobby");
+    await heard();
+    assert.equal(joins(all).length, 2);
+    assert.equal(await outcome(again), "pending");
+    joins(all)[1].reply({ ok: true });
+    await heard();
+    assert.equal(await outcome(again), "done");
+  });
+
+  it("is joined anew by a tab that has left it while another one is in there", async () => {
+    const { all, a, b } = await resumed();
+    joins(all)[0].reply({ ok: true, recovered: true });
+    void b.client.join("lobby");
+    await heard();
+    joins(all)[1].reply({ ok: true });
+    await heard();
+    const told = snapshots(a);
+    a.client.leave("lobby");
+    void a.client.join("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 0);
+    joins(all)[2].reply({ ok: true, snapshot: [1] });
+    await heard();
+    assert.deepEqual(told, [[1]]);
+  });
+
+  for (const [who, leave] of [
+    ["the tab that joins again", (a) => (a.client.leave("lobby"), a)],
+    ["another tab", (a, b) => (a.client.leave("lobby"), b)],
+    ["a tab that is closed", (a, b) => (b.close(), a)],
+  ])
+    it(`before it was joined is joined anew, where ${who} did so`, async () => {
+      const { all, a, b } = await two();
+      void (who.endsWith("closed") ? b : a).client.join("lobby");
+      await heard();
+      const next = leave(a, b);
+      await heard();
+      const joined = next.client.join("lobby");
+      await heard();
+      const said = all.link.said.map(({ event }) => event);
+      assert.deepEqual(said, ["join", "leave", "join"]);
+      // What is answered to the first is not what the second waits for.
+      joins(all)[0].reply({ ok: false, code: "FORBIDDEN" });
+      await heard();
+      assert.equal(await outcome(joined), "pending");
+      joins(all)[1].reply({ ok: true });
+      await heard();
+      assert.equal(await outcome(joined), "done");
+      next.client.leave("lobby");
+      await heard();
+      assert.equal(all.link.find("leave").length, 2);
+    });
+
+  it("that goes on for one tab begins for another, with all that is in it", async () => {
+    for (const isLate of [true, false]) {
+      const { all, a, b } = await resumed();
+      const told = snapshots(b);
+      if (isLate) joins(all)[0].reply({ ok: true, recovered: true });
+      void b.client.join("lobby");
+      await heard();
+      if (!isLate) joins(all)[0].reply({ ok: true, recovered: true });
+      await heard();
+      assert.ok(a.client.isIn("lobby"));
+      assert.equal(joins(all).length, 2);
+      assert.ok(!b.client.isIn("lobby"));
+      joins(all)[1].reply({ ok: true, snapshot: [1] });
+      await heard();
+      assert.deepEqual([b.client.isIn("lobby"), told], [true, [[1]]]);
+    }
+  });
+
+  it("was refused to all who waited for it is left when the last who is in there leaves", async () => {
+    const { all, a, b } = await two();
+    for (const { client } of [a, b]) void client.join("lobby");
+    await heard();
+    joins(all)[0].reply({ ok: false, code: "FORBIDDEN" });
+    await heard();
+    void a.client.join("lobby");
+    await heard();
+    joins(all)[1].reply({ ok: true });
+    await heard();
+    a.client.leave("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 1);
+  });
+});
+
 it("without locks each tab has its own connection", async () => {
   const all = world();
   for (const name of ["a", "b"]) all.open(name, { browser: undefined });
