@@ -381,7 +381,10 @@ class Carrier {
     const guest = this.#guests.get(tab);
     this.#watched.delete(tab);
     if (guest) this.#forget(tab, guest);
-    if (this.#guests.size === 0 && !this.#isOver) this.#leave(true);
+    if (this.#guests.size > 0 || this.#isOver) return;
+    if (guest) this.#leave(true);
+    // While a connection is looked for, those who wait for it are nobody's guests.
+    else this.idle();
   }
 
   /** Leaves the rooms and ends the watches that nobody else wants. */
@@ -517,7 +520,7 @@ class Tab {
       { steal },
       () => {
         // What the last one has left may still be on its way.
-        if (this.#current?.isCarried()) this.platform.setTimeout(carry, LEGACY_TIME);
+        if (this.#current?.isCarried() ?? true) this.platform.setTimeout(carry, LEGACY_TIME);
         else carry();
       },
       () => {

@@ -507,6 +507,49 @@ describe("a connection that is recovered", () => {
   });
 });
 
+describe("when a tab is closed while a connection is looked for", () => {
+  for (const who of ["a", "b"])
+    it(`the others go on where they were, where it is ${who}`, async () => {
+      const all = world();
+      const tabs = {};
+      // The timers of a page that is closed are gone with it.
+      for (const name of ["a", "b", "c"])
+        tabs[name] = all.open(name, name === who ? { platform: new Clock() } : {});
+      await heard();
+      all.link.events.hello(HELLO);
+      await heard();
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      await heard();
+      tabs[who].close();
+      await heard();
+      await all.clock.pass(1000);
+      await heard();
+      await all.clock.pass(50);
+      await heard();
+      assert.deepEqual([all.links.length, all.link.earlier], [2, { of: 0 }]);
+      all.link.events.hello({ ...HELLO, recovered: true });
+      await heard();
+      delete tabs[who];
+      for (const { client } of Object.values(tabs)) {
+        assert.equal(client.state.recovered, true);
+        client.disconnect();
+      }
+      await heard();
+      assert.equal(all.tabs.left, 0);
+    });
+
+  it("nothing is kept if it was the last that wanted one", async () => {
+    const { all, a, b } = await two();
+    a.client.disconnect();
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    assert.deepEqual(status(a, b), ["disconnected", "reconnecting"]);
+    b.close();
+    await heard();
+    assert.equal(all.tabs.left, 0);
+  });
+});
+
 describe("a room that was left", () => {
   const joins = (all) => all.link.find("join");
   /** Two tabs over live, the first of which was in a room and goes on in it. */
