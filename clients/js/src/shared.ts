@@ -450,6 +450,8 @@ interface Current {
   /** It was answered by somebody who carries. */
   isCarried(): boolean;
   begin(): void;
+  /** This tab carries no more: another one does. */
+  uncarried(): void;
   hear(message: ToTab | ToAll): void;
   lose(): void;
 }
@@ -527,6 +529,7 @@ class Tab {
         // This tab was asleep, and another one has taken its place.
         this.#uncarry();
         this.#line(false);
+        this.#current?.uncarried();
       },
     );
   }
@@ -636,6 +639,10 @@ class Tab {
     const current: Current = {
       isCarried: () => carrier !== undefined,
       begin,
+      uncarried: () => {
+        if (carrier === this.id) current.lose();
+        else if (carrier === undefined) begin();
+      },
       lose: () => end({ ...LOST, afterMs: 0 }),
       hear: (message) => {
         if (message.what === "carrier") {
@@ -651,7 +658,8 @@ class Tab {
           return;
         }
         if (message.link !== number) return;
-        carrier = message.from;
+        // One that was asleep still answers, though another has its place.
+        if ((carrier ??= message.from) !== message.from) return;
         events.alive();
         if (message.what === "heard") clear();
         else if (message.what === "hello") {

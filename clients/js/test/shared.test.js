@@ -377,6 +377,27 @@ describe("when the tab that carries", () => {
     assert.ok(all.links[0].closed.length > 0);
   });
 
+  it("sleeps and wakes, the others hear what the one says that took its place", async () => {
+    const all = world();
+    const its = new Clock();
+    const [a, b] = [all.open("a", { platform: its }), all.open("b")];
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    a.sleep();
+    await all.clock.pass(50_000);
+    await heard();
+    assert.equal(all.link.tab, "b");
+    all.link.events.hello({ ...HELLO, socketId: "s2" });
+    await heard();
+    a.wake();
+    await heard();
+    all.link.events.event("note", 1);
+    await heard();
+    assert.deepEqual([status(b), b.client.state.socketId], [["connected"], "s2"]);
+    assert.deepEqual(b.events.filter(([name]) => name === "note"), [["note", 1]]);
+  });
+
   it("wants no connection any more, it goes on carrying for the others", async () => {
     const { all, a, b } = await two();
     a.client.disconnect();
