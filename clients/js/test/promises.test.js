@@ -523,6 +523,37 @@ describe("a token over live", () => {
   });
 });
 
+describe("a token that is given during an attempt", () => {
+  it("is the one of the attempt from then on", async () => {
+    for (const first of ["old", () => new Promise(() => {})]) {
+      const all = start({ token: first });
+      await settled();
+      const { link: old } = all;
+      await all.client.setToken("new");
+      assert.equal(all.link.token, "new");
+      old?.events.end({ kind: "token", reason: "auth_failed" });
+      assert.equal(all.status, "connecting");
+      all.link.events.hello(HELLO);
+      assert.equal(all.status, "connected");
+      all.client.disconnect();
+    }
+  });
+
+  it("is the one of an attempt after a pause that was asked for, and ends no such pause", async () => {
+    const all = connected({ token: "old" });
+    all.link.events.end({ kind: "retry", reason: "unavailable", afterMs: 10_000 });
+    await all.client.setToken("new");
+    assert.equal(all.links.length, 1);
+    await all.clock.pass(10_000);
+    assert.equal(all.link.token, "new");
+    await all.client.setToken("newer");
+    assert.deepEqual([all.links.length, all.link.token], [3, "newer"]);
+    all.client.disconnect();
+    await all.client.setToken("newest");
+    assert.deepEqual([all.links.length, all.status], [3, "disconnected"]);
+  });
+});
+
 describe("a transport that cannot be", () => {
   it("ends in a state, not in an exception", async () => {
     for (const options of [{}, { token: async () => "t" }]) {
