@@ -638,6 +638,35 @@ describe("surroundings", () => {
     assert.deepEqual(heard, ["offline", "online"]);
   });
 
+  it("of a page that begins without a network are told at once", async () => {
+    const target = new EventTarget();
+    const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+    Object.defineProperty(globalThis, "navigator", { value: { onLine: false }, configurable: true });
+    try {
+      const platform = new Clock();
+      platform.watch = browser.watch;
+      const { all } = within(
+        {
+          addEventListener: target.addEventListener.bind(target),
+          removeEventListener: target.removeEventListener.bind(target),
+        },
+        () => ({ all: start({ attempts: 1, platform }) }),
+      );
+      for (const pause of [0, 10_000]) {
+        await all.clock.pass(pause);
+        all.link.events.end({ kind: "retry", reason: "transport" });
+        assert.equal(all.status, "reconnecting");
+      }
+      assert.equal(all.links.length, 2);
+      target.dispatchEvent(new Event("online"));
+      assert.equal(all.links.length, 3);
+      all.client.disconnect();
+    } finally {
+      if (before) Object.defineProperty(globalThis, "navigator", before);
+      else delete globalThis.navigator;
+    }
+  });
+
   it("of a page that is kept behind another one end with it, and begin again", () => {
     const target = new EventTarget();
     const heard = [];
