@@ -298,9 +298,15 @@ class Carrier {
       end: (end) => current() && this.#give(end),
     };
     this.#announce({ what: "wake" });
-    const link = this.dial(token, events, this.legacy.session);
-    if (current()) this.#link = link;
-    else link.close(false);
+    try {
+      const link = this.dial(token, events, this.legacy.session);
+      if (current()) this.#link = link;
+      else link.close(false);
+    } catch (error) {
+      // As in a client of its own: it would be the same each time.
+      const what = new HeartlineError("UNSUPPORTED", (error as Error).message);
+      events.end({ kind: "final", reason: "transport", error: what });
+    }
   }
 
   /** A tab has given the connection up: either that tab has gone to sleep, or it is dead for all. */

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { live } from "../dist/live.js";
 import { createClient } from "../dist/shared.js";
 import { HeartlineError } from "../dist/types.js";
 import { Clock, HELLO, outcome, settled } from "./fake.js";
@@ -569,6 +570,22 @@ describe("when a tab is closed while a connection is looked for", () => {
     await heard();
     assert.equal(all.tabs.left, 0);
   });
+});
+
+it("a transport that cannot be ends in a state, for all tabs", async () => {
+  const { clock, open } = world();
+  const tabs = ["a", "b"].map((name) => {
+    const { browser, close } = open(name, { autoConnect: false });
+    const client = createClient(live("http://"), { name: "ann", platform: clock, browser });
+    return { client, close };
+  });
+  await heard();
+  for (const { client } of tabs) {
+    const { status, reason, error } = client.state;
+    assert.deepEqual([status, reason, error?.code], ["failed", "transport", "UNSUPPORTED"]);
+  }
+  for (const { close } of tabs) close();
+  assert.equal(clock.timers, 0);
 });
 
 describe("a room that was left", () => {
