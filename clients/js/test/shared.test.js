@@ -561,14 +561,18 @@ describe("when a tab is closed while a connection is looked for", () => {
     });
 
   it("nothing is kept if it was the last that wanted one", async () => {
-    const { all, a, b } = await two();
-    a.client.disconnect();
-    all.link.events.end({ kind: "retry", reason: "transport" });
-    await heard();
-    assert.deepEqual(status(a, b), ["disconnected", "reconnecting"]);
-    b.close();
-    await heard();
-    assert.equal(all.tabs.left, 0);
+    for (const isEarly of [true, false]) {
+      const { all, a, b } = await two();
+      if (isEarly) a.client.disconnect();
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      await heard();
+      if (!isEarly) a.client.disconnect();
+      await heard();
+      assert.deepEqual(status(a, b), ["disconnected", "reconnecting"]);
+      b.close();
+      await heard();
+      assert.equal(all.tabs.left, 0);
+    }
   });
 });
 
@@ -586,6 +590,102 @@ it("a transport that cannot be ends in a state, for all tabs", async () => {
   }
   for (const { close } of tabs) close();
   assert.equal(clock.timers, 0);
+});
+
+describe("the rooms of a tab that is closed", () => {
+  const leaves = (all) => all.link.find("leave").map(({ data }) => data);
+  /** Three tabs, each with its own timers; the first carries, two are in the lobby, one elsewhere. */
+  async function three(link) {
+    const all = world(link);
+    const tabs = {};
+    for (const name of ["a", "b", "c"]) tabs[name] = all.open(name, { platform: new Clock() });
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    for (const name of ["a", "b"]) for (const room of ["lobby", name]) void tabs[name].client.join(room);
+    await heard();
+    for (const { reply } of all.link.find("join")) reply({ ok: true });
+    await heard();
+    return { all, tabs };
+  }
+  const lose = async (all) => {
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+  };
+  const pass = async (tabs, ms) => {
+    for (const { client } of tabs) await client.platform.pass(ms);
+    await heard();
+  };
+
+  for (const [where, link] of [
+    ["rooms are not joined again", {}],
+    ["they are", { isByRoom: true, isDeaf: true }],
+  ])
+    for (const who of ["a", "b"])
+      for (const isLost of [false, true])
+        it(`are left on a connection that goes on: ${who}, ${isLost ? "lost" : "there"}, where ${where}`, async () => {
+          const { all, tabs } = await three(link);
+          const { [who]: closed, ...others } = tabs;
+          if (isLost) await lose(all);
+          closed.close();
+          await heard();
+          if (!isLost && who === "b") {
+            // The one that carries has it leave at once.
+            assert.deepEqual(leaves(all), ["b"]);
+            return;
+          }
+          for (const ms of [50, 1000, 50]) await pass(Object.values(others), ms);
+          assert.equal(all.links.length, 2);
+          all.link.events.hello({ ...HELLO, recovered: true });
+          await heard();
+          for (const { client } of Object.values(others)) assert.equal(client.state.recovered, true);
+          assert.deepEqual(leaves(all), [who]);
+        });
+
+  it("stay joined for one that is late and was in there", async () => {
+    const { all, tabs } = await three();
+    tabs.b.sleep();
+    await lose(all);
+    await pass([tabs.a, tabs.c], 1000);
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    tabs.a.client.leave("lobby");
+    await heard();
+    assert.deepEqual(leaves(all), []);
+    all.link.events.event("note", 1, "lobby");
+    await heard();
+    tabs.b.wake();
+    await heard();
+    await pass([tabs.b], 1000);
+    assert.equal(tabs.b.client.state.recovered, true);
+    assert.deepEqual(tabs.b.events.filter(([name]) => name === "note"), [["note", 1]]);
+    tabs.b.client.leave("lobby");
+    await heard();
+    assert.deepEqual(leaves(all), ["lobby"]);
+  });
+
+  it("are not left by one that has lost its network alone, until the connection is known to live", async () => {
+    for (const isAlive of [true, false]) {
+      const { all, tabs } = await three();
+      tabs.b.client.platform.tell("offline");
+      await heard();
+      assert.deepEqual(leaves(all), []);
+      if (isAlive) {
+        all.link.find("ping")[0].reply();
+        await heard();
+        assert.deepEqual(leaves(all), ["b"]);
+        // What is said now it misses.
+        await lose(all);
+      } else await pass([tabs.a], 2000);
+      await pass([tabs.a, tabs.c], 1000);
+      all.link.events.hello({ ...HELLO, recovered: true });
+      await heard();
+      tabs.b.client.platform.tell("online");
+      await heard();
+      assert.deepEqual(status(tabs.b), ["connected"]);
+      assert.equal(tabs.b.client.state.recovered, !isAlive);
+    }
+  });
 });
 
 describe("a room that was left", () => {
