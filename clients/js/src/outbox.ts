@@ -18,6 +18,11 @@ type AnyClient = Pick<
 /** A message that is kept. Its `tempId` is in its data as well, there as it was given. */
 export interface Stored {
   readonly tempId: string;
+  /**
+   * Its own: `tempId` may be that of another message too, of another conversation. One that was kept
+   * by an earlier version has none, and is known by its `tempId`.
+   */
+  readonly key?: string;
   readonly event: string;
   readonly data: { readonly [name: string]: unknown };
   /** When it was given, Unix milliseconds. */
@@ -34,7 +39,8 @@ export interface OutboxStore {
    */
   load(found: (messages: readonly Stored[]) => void): Promise<void>;
   put(message: Stored): Promise<void>;
-  remove(tempId: string): Promise<void>;
+  /** Forgets the message of this `key`, or of this `tempId` if it has none. */
+  remove(key: string): Promise<void>;
 }
 
 export interface OutboxOptions {
@@ -98,7 +104,7 @@ export function openOutbox(
     // Nobody overtakes those that wait for room.
     if (parked.length) return void parked.push(entry);
     const done = (settle: () => void) => {
-      store.remove(message.tempId).catch(unkept(message));
+      store.remove(message.key ?? message.tempId).catch(unkept(message));
       settle();
     };
     // Whoever finds no room in an empty queue never will.
@@ -156,8 +162,9 @@ export function openOutbox(
         const { platform } = client;
         const at = platform.unix();
         const tempId = (data.tempId as string | number) ?? unique(platform);
+        const key = `${tempId} ${unique(platform)}`;
         const copy = { ...(JSON.parse(encode(data)) as object), tempId };
-        const message = { tempId: `${tempId}`, event, data: copy, at };
+        const message = { tempId: `${tempId}`, key, event, data: copy, at };
         last = last
           .then(() => store.put(message))
           .catch(unkept(message))
@@ -179,10 +186,10 @@ export function memory(kept: Map<string, Stored> = new Map()): OutboxStore {
       found([...kept.values()]);
     },
     async put(message) {
-      kept.set(message.tempId, message);
+      kept.set(message.key ?? message.tempId, message);
     },
-    async remove(tempId) {
-      kept.delete(tempId);
+    async remove(key) {
+      kept.delete(key);
     },
   };
 }
@@ -191,7 +198,10 @@ const TABLE = "messages";
 /** How long a page that has just gone may take to be gone, in milliseconds. */
 const LOCK_TIME = 1_000;
 
-/** A row: the number is its place. */
+/**
+ * A row: the number is its place. Its `tempId` is what it is found by, the message's key; the one that
+ * the server knows it by is in its data.
+ */
 interface Row extends Stored {
   readonly number?: number;
   /** The page that sends it. */
@@ -245,7 +255,13 @@ export function indexedDb(name: string): OutboxStore {
   return {
     async load(found) {
       const tell = (rows: Row[]) =>
-        found(rows.map(({ number: _, owner: __, ...message }) => message));
+        found(
+          rows.map(({ number: _, owner: __, tempId, ...message }) => ({
+            ...message,
+            key: tempId,
+            tempId: `${message.data.tempId}`,
+          })),
+        );
       if (!locks) return tell(await claim((row) => row.owner !== owner));
       // Held until the page is gone.
       void locks.request(lock(owner), () => new Promise(() => {}));
@@ -257,11 +273,14 @@ export function indexedDb(name: string): OutboxStore {
       const late = new Promise<void>((resolve) => setTimeout(resolve, LOCK_TIME));
       await Promise.race([Promise.all(taken), late]);
     },
-    put: (message) => change((table) => settled(table.add({ ...message, owner }))).then(() => {}),
-    remove: (tempId) =>
+    put: ({ key, ...message }) =>
+      change((table) =>
+        settled(table.add({ ...message, tempId: key ?? message.tempId, owner })),
+      ).then(() => {}),
+    remove: (key) =>
       change(async (table) => {
-        const keys = await settled(table.index("tempId").getAllKeys(tempId));
-        for (const key of keys) table.delete(key);
+        const keys = await settled(table.index("tempId").getAllKeys(key));
+        for (const number of keys) table.delete(number);
       }),
   };
 }

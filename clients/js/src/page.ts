@@ -28,6 +28,8 @@ export const browser: Platform = {
       }
     };
     each("addEventListener");
+    // A page may begin without a network, and hears only of changes.
+    if (globalThis.navigator?.onLine === false) changed("offline");
     return () => each("removeEventListener");
   },
 };

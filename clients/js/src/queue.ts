@@ -151,8 +151,6 @@ export class Queue {
   #put(one: Outgoing): void {
     const client = this.#client;
     const timers = client["timers"];
-    if (one.tries > one.retries)
-      return this.#reject(one, new HeartlineError("UNCONFIRMED", "never acknowledged"));
     one.isOut = true;
     timers.set(one, one.timeout, () =>
       timers.set(one, client["pause"](++one.tries), () => {
@@ -161,6 +159,7 @@ export class Queue {
       }),
     );
     try {
+      if (one.tries > one.retries) throw new HeartlineError("UNCONFIRMED", "no answer");
       const isOut = client["put"](one.event, one.data, (reply) => this.#answered(one, reply));
       one.wasOut ||= isOut !== false;
     } catch (error) {

@@ -77,8 +77,8 @@ export function resuming(
         // Who begins does so at the place that is told: nothing was said to it before.
         session = resume && { place, ...(recovered && before), resume, rooms: topics };
       } else if (type === "unsubscribed") {
-        // Without a reason it confirms what this client asked for.
-        if (frame.reason !== undefined) topics.delete(topic);
+        // It may have been left before it was answered that it was joined.
+        topics.delete(topic);
       } else if (about) {
         reply = answers(about, reply);
       } else if (!reply && type === "error" && asked.size > 0) {
@@ -91,7 +91,11 @@ export function resuming(
       return reply;
     },
     join: (topic, reply) => named.delete(topic) && !!asked.set(topic, reply),
-    leave: (topic) => void topics.delete(topic),
+    leave(topic) {
+      topics.delete(topic);
+      // What is answered of it now is not what a later `join` waits for.
+      named.delete(topic);
+    },
     session: () => session,
   };
 }

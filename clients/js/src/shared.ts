@@ -112,7 +112,7 @@ type Announced =
   | { what: "event"; args: Heard }
   | { what: "alive" }
   /** It goes, and leaves to the next what a connection goes on by. */
-  | { what: "legacy"; session: Session | undefined; place: string | undefined };
+  | ({ what: "legacy" } & Legacy);
 
 type ToCarrier = { to: "carrier"; tab: Id; link: number } & Said;
 type ToTab = { to: Id; link: number; from: Id } & Told;
@@ -140,14 +140,25 @@ type Clocks = Pick<Platform, "now" | "setTimeout" | "clearTimeout">;
 interface Legacy {
   readonly session: Session | undefined;
   readonly place: string | undefined;
+  /** In which rooms each tab was at the end, as long as it has not come back. */
+  readonly had: Map<Id, readonly string[]>;
+  /** Rooms of tabs that have gone since. */
+  readonly left: Set<string>;
 }
+
+const nothing = (): Legacy => ({
+  session: undefined,
+  place: undefined,
+  had: new Map(),
+  left: new Set(),
+});
 
 interface Guest {
   readonly link: number;
   readonly before: Before;
   isGreeted: boolean;
-  /** It was told all that came since it was connected last. */
-  goesOn: boolean;
+  /** Rooms that it was in, as long as it has not been told how it goes on in them. */
+  goesOn: Set<string>;
   rooms: Set<string>;
   /** What it watches, as the server was asked. */
   readonly watches: Map<string, unknown>;
@@ -158,6 +169,8 @@ class Carrier {
   readonly #guests = new Map<Id, Guest>();
   /** Tabs of which it will hear that they have gone. */
   readonly #watched = new Set<Id>();
+  /** Those that have given the connection up, while it is asked whether it lives. */
+  readonly #away = new Map<Id, Guest>();
   #link: Link | undefined;
   #hello: Hello | undefined;
   #attempt = 0;
@@ -169,8 +182,8 @@ class Carrier {
   #greetings: Heard[] = [];
   /** All that was heard since the hello, unless that is too much. */
   #kept: Heard[] | undefined;
-  /** Who waits for a room that is being joined. */
-  readonly #joining = new Map<string, ((reply: Reply) => void)[]>();
+  /** Who waits for a room that is being joined, and has not been left meanwhile. */
+  readonly #joining = new Map<string, ((reply: Reply, isLast: boolean) => void)[]>();
   /** What a connection that goes on has said of each room. */
   readonly #goesOn = new Map<string, Reply>();
   #isOver = false;
@@ -189,13 +202,14 @@ class Carrier {
     this.#announce({ what: "carrier" });
   }
 
-  /** Lets go of the connection, and says by what it can be gone on. */
-  end(): void {
+  /** Lets go of the connection, and says by what it can be gone on; or also that its tab is gone. */
+  end(isGone: boolean): void {
     if (this.#isOver) return;
     this.#isOver = true;
     const link = this.#link;
     this.#drop();
     link?.close(false);
+    if (isGone) this.abandon(this.id);
     this.#announce({ what: "legacy", ...this.legacy });
   }
 
@@ -208,11 +222,20 @@ class Carrier {
     if (this.#isOver) return;
     if (message.what === "dial") return this.#dialled(tab, number, message);
     const guest = this.#guests.get(tab);
-    if (guest?.link !== number) return;
+    if (guest?.link !== number) {
+      // It has ended meanwhile, and the tab does not come back to it.
+      if (message.what === "close" && message.forGood) this.abandon(tab);
+      return;
+    }
     if (message.what === "close") {
-      this.#forget(tab, guest);
-      if (this.#guests.size === 0) this.#leave(message.forGood);
-      else if (!message.forGood && guest.isGreeted) this.#ask();
+      const { forGood } = message;
+      const isAway = !forGood && guest.isGreeted;
+      this.#guests.delete(tab);
+      // If the connection is dead, it goes on from there with the next one.
+      if (isAway) this.#away.set(tab, guest);
+      else this.#forget(guest);
+      if (this.#guests.size === 0) this.#leave(forGood);
+      else if (isAway) this.#ask();
       return;
     }
     const link = this.#link;
@@ -236,8 +259,8 @@ class Carrier {
         return this.#join(guest, message.room, reply);
       case "leave":
         guest.rooms.delete(message.room);
-        if (this.#isWanted(({ rooms }) => rooms.has(message.room))) reply({ ok: true });
-        else link.leave(message.room, () => reply({ ok: true }));
+        guest.goesOn.delete(message.room);
+        this.#depart(message.room, () => reply({ ok: true }));
     }
   }
 
@@ -258,7 +281,7 @@ class Carrier {
       link,
       before,
       isGreeted: false,
-      goesOn: false,
+      goesOn: new Set(),
       rooms: new Set(),
       watches: new Map(),
     };
@@ -280,8 +303,10 @@ class Carrier {
         if (!current()) return;
         this.#hello = hello;
         this.#kept = hello.recovered ? [] : undefined;
+        if (!hello.recovered) this.legacy = nothing();
         this.#place = `${this.id}:${attempt}`;
         for (const [tab, guest] of this.#guests) this.#greet(tab, guest);
+        this.#sweep();
         this.#announce({ what: "wake" });
       },
       event: (...args) => {
@@ -298,9 +323,15 @@ class Carrier {
       end: (end) => current() && this.#give(end),
     };
     this.#announce({ what: "wake" });
-    const link = this.dial(token, events, this.legacy.session);
-    if (current()) this.#link = link;
-    else link.close(false);
+    try {
+      const link = this.dial(token, events, this.legacy.session);
+      if (current()) this.#link = link;
+      else link.close(false);
+    } catch (error) {
+      // As in a client of its own: it would be the same each time.
+      const what = new HeartlineError("UNSUPPORTED", (error as Error).message);
+      events.end({ kind: "final", reason: "transport", error: what });
+    }
   }
 
   /** A tab has given the connection up: either that tab has gone to sleep, or it is dead for all. */
@@ -311,6 +342,9 @@ class Carrier {
     this.#link?.ping(() => {
       if (attempt !== this.#attempt) return;
       this.#known();
+      for (const guest of this.#away.values()) this.#forget(guest);
+      this.#away.clear();
+      this.#sweep();
       for (const [tab, guest] of this.#guests) this.#greet(tab, guest);
     });
   }
@@ -326,8 +360,10 @@ class Carrier {
     guest.isGreeted = true;
     // It was connected where this connection goes on from, and what came since then is known.
     const { place } = guest.before;
-    const recovered = place !== undefined && place === this.legacy.place && !!this.#kept;
-    guest.goesOn = recovered;
+    const { legacy } = this;
+    const recovered =
+      place !== undefined && place === legacy.place && legacy.had.has(tab) && !!this.#kept;
+    if (recovered) guest.goesOn = new Set(guest.before.rooms);
     const isByRoom = !!this.#link?.isByRoom;
     if (recovered && !isByRoom) guest.rooms = new Set(guest.before.rooms);
     this.#tell(tab, guest.link, {
@@ -337,6 +373,8 @@ class Carrier {
       isDeaf: !!this.#link?.isDeaf,
       isByRoom,
     });
+    if (recovered) legacy.had.delete(tab);
+    else this.abandon(tab);
     const earlier = recovered ? this.#kept! : this.#greetings;
     for (const args of earlier) this.#tell(tab, guest.link, { what: "earlier", args });
   }
@@ -360,7 +398,11 @@ class Carrier {
     this.#attempt++;
     const link = this.#link;
     const session = link?.session?.();
-    if (link) this.legacy = { session, place: session && (this.#place ?? this.legacy.place) };
+    const { legacy } = this;
+    for (const [tab, { isGreeted, rooms, goesOn }] of [...this.#away, ...this.#guests])
+      if (isGreeted) legacy.had.set(tab, [...rooms, ...goesOn]);
+    this.#away.clear();
+    if (link) this.legacy = { ...legacy, session, place: session && (this.#place ?? legacy.place) };
     this.#link = this.#hello = this.#place = undefined;
     this.#greetings = [];
     this.#kept = undefined;
@@ -372,7 +414,7 @@ class Carrier {
   #leave(forGood: boolean): void {
     const link = this.#link;
     this.#drop();
-    if (forGood) this.legacy = { session: undefined, place: undefined };
+    if (forGood) this.legacy = nothing();
     link?.close(forGood);
     this.idle();
   }
@@ -380,16 +422,34 @@ class Carrier {
   #gone(tab: Id): void {
     const guest = this.#guests.get(tab);
     this.#watched.delete(tab);
-    if (guest) this.#forget(tab, guest);
-    if (this.#guests.size === 0 && !this.#isOver) this.#leave(true);
+    this.#guests.delete(tab);
+    if (guest) this.#forget(guest);
+    this.abandon(tab);
+    if (this.#guests.size > 0 || this.#isOver) return;
+    if (guest) this.#leave(true);
+    // While a connection is looked for, those who wait for it are nobody's guests.
+    else if (!this.legacy.had.has(this.id)) this.idle();
+  }
+
+  /** A tab does not come back to the rooms that it had: this connection, or the next, leaves them. */
+  abandon(tab: Id): void {
+    const { had, left } = this.legacy;
+    for (const room of had.get(tab) ?? []) left.add(room);
+    had.delete(tab);
+    this.#sweep();
+  }
+
+  #sweep(): void {
+    if (!this.#hello || this.#asking !== undefined) return;
+    for (const room of this.legacy.left) this.#depart(room);
+    this.legacy.left.clear();
   }
 
   /** Leaves the rooms and ends the watches that nobody else wants. */
-  #forget(tab: Id, { rooms, watches }: Guest): void {
-    this.#guests.delete(tab);
+  #forget({ rooms, watches }: Guest): void {
     if (!this.#hello) return;
-    for (const room of rooms)
-      if (!this.#isWanted((guest) => guest.rooms.has(room))) this.#link?.leave(room, () => {});
+    for (const room of rooms) this.#depart(room);
+    rooms.clear();
     for (const [key, what] of watches)
       if (!this.#isWanted((guest) => guest.watches.has(key)))
         this.#link?.emit("presence:unwatch", what);
@@ -409,19 +469,38 @@ class Carrier {
     this.#link!.emit(event, data, reply);
   }
 
-  #join(guest: Guest, room: string, reply: (reply: Reply) => void): void {
+  /** Leaves a room that nobody wants any more: whoever joins it from now on has to ask again. */
+  #depart(room: string, reply = () => {}): void {
+    if (this.#isWanted(({ rooms, goesOn }) => rooms.has(room) || goesOn.has(room))) return reply();
+    // Who has not come back yet finds itself in there.
+    if ([...this.legacy.had.values()].some((rooms) => rooms.includes(room))) return reply();
+    this.legacy.left.delete(room);
+    this.#goesOn.delete(room);
+    this.#joining.delete(room);
+    this.#link?.leave(room, reply);
+  }
+
+  #join(guest: Guest, room: string, reply: (reply: Reply) => void, isAgain = false): void {
     guest.rooms.add(room);
+    const goesOn = guest.goesOn.delete(room);
     const known = this.#goesOn.get(room);
-    if (known && guest.goesOn) return reply(known);
+    if (known && goesOn) return reply(known);
+    const answered = (answer: Reply, isLast: boolean) => {
+      if (isLast && answer.ok === false) guest.rooms.delete(room);
+      // That is how others go on: who was not in there asks for itself.
+      if (isLast && answer.recovered && !goesOn && !isAgain && guest.rooms.has(room))
+        this.#join(guest, room, reply, true);
+      else reply(answer);
+    };
     const waiting = this.#joining.get(room);
-    if (waiting) return void waiting.push(reply);
-    const all = [reply];
+    if (waiting) return void waiting.push(answered);
+    const all = [answered];
     this.#joining.set(room, all);
     this.#link!.join(room, (answer) => {
-      this.#joining.delete(room);
-      if (answer?.recovered) this.#goesOn.set(room, answer);
-      if (answer?.ok === false) guest.rooms.delete(room);
-      for (const one of all) one(answer ?? {});
+      const isLast = this.#joining.get(room) === all;
+      if (isLast) this.#joining.delete(room);
+      if (isLast && answer?.recovered) this.#goesOn.set(room, answer);
+      for (const one of all) one(answer ?? {}, isLast);
     });
   }
 }
@@ -431,6 +510,8 @@ interface Current {
   /** It was answered by somebody who carries. */
   isCarried(): boolean;
   begin(): void;
+  /** This tab carries no more: another one does. */
+  uncarried(): void;
   hear(message: ToTab | ToAll): void;
   lose(): void;
 }
@@ -449,7 +530,7 @@ class Tab {
   #rooms: ReadonlySet<string> = new Set();
   /** The attempt that begins now is not this tab's own. */
   isWoken = false;
-  #legacy: Legacy = { session: undefined, place: undefined };
+  #legacy = nothing();
   #leaving = new AbortController();
   #offLeave = () => {};
 
@@ -466,7 +547,7 @@ class Tab {
     const channel = (this.#channel = this.browser.channel(`heartline:${this.name}`));
     channel.onmessage = ({ data }) => this.#heard(data);
     this.#leaving = new AbortController();
-    this.#offLeave = this.browser.onLeave(() => this.leave());
+    this.#offLeave = this.browser.onLeave(() => this.leave(true));
     // By this whoever carries sees that this tab has gone; before that it would seem to have.
     this.#isIn = false;
     this.#lock(this.#own(this.id), {}, () => {
@@ -501,13 +582,14 @@ class Tab {
       { steal },
       () => {
         // What the last one has left may still be on its way.
-        if (this.#current?.isCarried()) this.platform.setTimeout(carry, LEGACY_TIME);
+        if (this.#current?.isCarried() ?? true) this.platform.setTimeout(carry, LEGACY_TIME);
         else carry();
       },
       () => {
         // This tab was asleep, and another one has taken its place.
         this.#uncarry();
         this.#line(false);
+        this.#current?.uncarried();
       },
     );
   }
@@ -527,18 +609,21 @@ class Tab {
     );
   }
 
-  #uncarry(): void {
+  #uncarry(isGone = false): void {
     const carrier = this.#carrier;
     this.#carrier = undefined;
     if (!carrier) return;
-    carrier.end();
+    carrier.end(isGone);
     this.#legacy = carrier.legacy;
   }
 
-  /** Takes part no more: another tab carries from now on. Its own link ends as lost. */
-  leave(): void {
+  /**
+   * Takes part no more, or not until its client wants a connection again: another tab carries from
+   * now on. Its own link ends as lost.
+   */
+  leave(isGone = false): void {
     if (!this.#channel) return;
-    this.#uncarry();
+    this.#uncarry(isGone);
     this.#channel.onmessage = null;
     this.#channel.close();
     this.#channel = undefined;
@@ -550,7 +635,8 @@ class Tab {
   /** The client wants no connection any more. */
   rest(): void {
     // Who carries for others goes on.
-    if (!this.#carrier) this.leave();
+    if (this.#carrier) this.#carrier.abandon(this.id);
+    else this.leave();
   }
 
   #post(message: ToCarrier | ToTab | ToAll): void {
@@ -568,8 +654,8 @@ class Tab {
     if (message.to === "carrier") return this.#carrier?.hear(message);
     if (message.to !== "all" && message.to !== this.id) return;
     if (message.what === "legacy") {
-      const { session, place } = message;
-      this.#legacy = { session, place };
+      const { session, place, had, left } = message;
+      this.#legacy = { session, place, had, left };
     } else if (message.what === "wake") {
       // Who has an attempt of its own on the way is not woken for the next one.
       if (!this.#current) this.wake();
@@ -617,6 +703,10 @@ class Tab {
     const current: Current = {
       isCarried: () => carrier !== undefined,
       begin,
+      uncarried: () => {
+        if (carrier === this.id) current.lose();
+        else if (carrier === undefined) begin();
+      },
       lose: () => end({ ...LOST, afterMs: 0 }),
       hear: (message) => {
         if (message.what === "carrier") {
@@ -632,7 +722,8 @@ class Tab {
           return;
         }
         if (message.link !== number) return;
-        carrier = message.from;
+        // One that was asleep still answers, though another has its place.
+        if ((carrier ??= message.from) !== message.from) return;
         events.alive();
         if (message.what === "heard") clear();
         else if (message.what === "hello") {

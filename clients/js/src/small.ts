@@ -269,6 +269,7 @@ export class Small<
 
   #begin(): void {
     this.#drop();
+    this.#isAsked = false;
     const current = this.#current();
     const { state } = this;
     // Earlier than was told.
@@ -493,7 +494,7 @@ export class Small<
     this.#token = token;
     this.#renewals = 0;
     if (this.#hello) await this.#refresh();
-    else if (this.timers.has("retry") && !this.#isAsked) this.#begin();
+    else if (!this.#isAsked && !OVER.test(this.state.status)) this.#begin();
   }
 
   /** What the function gives, in time; nothing else than a text with something in it will do. */

@@ -50,6 +50,27 @@ describe("an outbox", () => {
     first.client.disconnect();
   });
 
+  it("knows two messages of one name in two conversations apart", async () => {
+    const kept = new Map([["old", { tempId: "old", event: "e", data: { tempId: "old" }, at: 0 }]]);
+    const all = connected();
+    all.clock.random = Math.random;
+    const outbox = openOutbox(all.client, memory(kept));
+    for (const conversationId of ["1", "2"])
+      outbox.send("message:send", { conversationId, tempId: "t" }).catch(() => {});
+    await turn();
+    const [first, second] = all.link.find("message:send");
+    first.reply({ ok: true });
+    await turn();
+    const left = () => [...kept.values()].map(({ data }) => data.conversationId ?? data.tempId);
+    assert.deepEqual(left(), ["old", "2"]);
+    second.reply({ ok: true });
+    // One that an earlier version has kept is known by its name.
+    all.link.find("e")[0].reply({ ok: true });
+    await turn();
+    assert.deepEqual(left(), []);
+    all.client.disconnect();
+  });
+
   it("keeps what was not sent over a disconnect, and sends it after the next connect", async () => {
     const kept = new Map();
     const all = start();

@@ -523,6 +523,37 @@ describe("a token over live", () => {
   });
 });
 
+describe("a token that is given during an attempt", () => {
+  it("is the one of the attempt from then on", async () => {
+    for (const first of ["old", () => new Promise(() => {})]) {
+      const all = start({ token: first });
+      await settled();
+      const { link: old } = all;
+      await all.client.setToken("new");
+      assert.equal(all.link.token, "new");
+      old?.events.end({ kind: "token", reason: "auth_failed" });
+      assert.equal(all.status, "connecting");
+      all.link.events.hello(HELLO);
+      assert.equal(all.status, "connected");
+      all.client.disconnect();
+    }
+  });
+
+  it("is the one of an attempt after a pause that was asked for, and ends no such pause", async () => {
+    const all = connected({ token: "old" });
+    all.link.events.end({ kind: "retry", reason: "unavailable", afterMs: 10_000 });
+    await all.client.setToken("new");
+    assert.equal(all.links.length, 1);
+    await all.clock.pass(10_000);
+    assert.equal(all.link.token, "new");
+    await all.client.setToken("newer");
+    assert.deepEqual([all.links.length, all.link.token], [3, "newer"]);
+    all.client.disconnect();
+    await all.client.setToken("newest");
+    assert.deepEqual([all.links.length, all.status], [3, "disconnected"]);
+  });
+});
+
 describe("a transport that cannot be", () => {
   it("ends in a state, not in an exception", async () => {
     for (const options of [{}, { token: async () => "t" }]) {
@@ -605,6 +636,35 @@ describe("surroundings", () => {
       },
     );
     assert.deepEqual(heard, ["offline", "online"]);
+  });
+
+  it("of a page that begins without a network are told at once", async () => {
+    const target = new EventTarget();
+    const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+    Object.defineProperty(globalThis, "navigator", { value: { onLine: false }, configurable: true });
+    try {
+      const platform = new Clock();
+      platform.watch = browser.watch;
+      const { all } = within(
+        {
+          addEventListener: target.addEventListener.bind(target),
+          removeEventListener: target.removeEventListener.bind(target),
+        },
+        () => ({ all: start({ attempts: 1, platform }) }),
+      );
+      for (const pause of [0, 10_000]) {
+        await all.clock.pass(pause);
+        all.link.events.end({ kind: "retry", reason: "transport" });
+        assert.equal(all.status, "reconnecting");
+      }
+      assert.equal(all.links.length, 2);
+      target.dispatchEvent(new Event("online"));
+      assert.equal(all.links.length, 3);
+      all.client.disconnect();
+    } finally {
+      if (before) Object.defineProperty(globalThis, "navigator", before);
+      else delete globalThis.navigator;
+    }
   });
 
   it("of a page that is kept behind another one end with it, and begin again", () => {

@@ -37,6 +37,22 @@ describe("messages on their way", () => {
     all.client.disconnect();
   });
 
+  it("go on after one of which nobody has heard, where they go one at a time", async () => {
+    const all = connected();
+    const lost = all.client.send("message:send", { n: 0 }, { retries: 1 });
+    const next = all.client.send("message:send", { n: 1 }, { retries: 1 });
+    const limit = { ok: false, code: "RATE_LIMITED", retryAfterMs: 500 };
+    all.link.find("message:send")[0].reply(limit);
+    all.link.find("message:send")[1].reply(limit);
+    lost.catch(() => {});
+    await all.clock.pass(20_000);
+    assert.equal(await outcome(lost), "UNCONFIRMED");
+    assert.deepEqual(numbers(all.link.find("message:send")).slice(2), [0, 1]);
+    all.link.find("message:send").at(-1).reply({ ok: true });
+    assert.equal(await outcome(next), "done");
+    all.client.disconnect();
+  });
+
   it("go one at a time after the server has asked for a pause, and none overtakes another", async () => {
     const all = connected();
     const sent = [0, 1, 2].map((n) => all.client.send("message:send", { n }));

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { live } from "../dist/live.js";
 import { createClient } from "../dist/shared.js";
 import { HeartlineError } from "../dist/types.js";
 import { Clock, HELLO, outcome, settled } from "./fake.js";
@@ -377,6 +378,27 @@ describe("when the tab that carries", () => {
     assert.ok(all.links[0].closed.length > 0);
   });
 
+  it("sleeps and wakes, the others hear what the one says that took its place", async () => {
+    const all = world();
+    const its = new Clock();
+    const [a, b] = [all.open("a", { platform: its }), all.open("b")];
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    a.sleep();
+    await all.clock.pass(50_000);
+    await heard();
+    assert.equal(all.link.tab, "b");
+    all.link.events.hello({ ...HELLO, socketId: "s2" });
+    await heard();
+    a.wake();
+    await heard();
+    all.link.events.event("note", 1);
+    await heard();
+    assert.deepEqual([status(b), b.client.state.socketId], [["connected"], "s2"]);
+    assert.deepEqual(b.events.filter(([name]) => name === "note"), [["note", 1]]);
+  });
+
   it("wants no connection any more, it goes on carrying for the others", async () => {
     const { all, a, b } = await two();
     a.client.disconnect();
@@ -504,6 +526,283 @@ describe("a connection that is recovered", () => {
     await heard();
     assert.ok(a.client.isIn("lobby") && b.client.isIn("lobby"));
     for (const tab of [a, b]) assert.ok(!tab.names().includes("room:missed"));
+  });
+});
+
+describe("when a tab is closed while a connection is looked for", () => {
+  for (const who of ["a", "b"])
+    it(`the others go on where they were, where it is ${who}`, async () => {
+      const all = world();
+      const tabs = {};
+      // The timers of a page that is closed are gone with it.
+      for (const name of ["a", "b", "c"])
+        tabs[name] = all.open(name, name === who ? { platform: new Clock() } : {});
+      await heard();
+      all.link.events.hello(HELLO);
+      await heard();
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      await heard();
+      tabs[who].close();
+      await heard();
+      await all.clock.pass(1000);
+      await heard();
+      await all.clock.pass(50);
+      await heard();
+      assert.deepEqual([all.links.length, all.link.earlier], [2, { of: 0 }]);
+      all.link.events.hello({ ...HELLO, recovered: true });
+      await heard();
+      delete tabs[who];
+      for (const { client } of Object.values(tabs)) {
+        assert.equal(client.state.recovered, true);
+        client.disconnect();
+      }
+      await heard();
+      assert.equal(all.tabs.left, 0);
+    });
+
+  it("nothing is kept if it was the last that wanted one", async () => {
+    for (const isEarly of [true, false]) {
+      const { all, a, b } = await two();
+      if (isEarly) a.client.disconnect();
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      await heard();
+      if (!isEarly) a.client.disconnect();
+      await heard();
+      assert.deepEqual(status(a, b), ["disconnected", "reconnecting"]);
+      b.close();
+      await heard();
+      assert.equal(all.tabs.left, 0);
+    }
+  });
+});
+
+it("a transport that cannot be ends in a state, for all tabs", async () => {
+  const { clock, open } = world();
+  const tabs = ["a", "b"].map((name) => {
+    const { browser, close } = open(name, { autoConnect: false });
+    const client = createClient(live("http://"), { name: "ann", platform: clock, browser });
+    return { client, close };
+  });
+  await heard();
+  for (const { client } of tabs) {
+    const { status, reason, error } = client.state;
+    assert.deepEqual([status, reason, error?.code], ["failed", "transport", "UNSUPPORTED"]);
+  }
+  for (const { close } of tabs) close();
+  assert.equal(clock.timers, 0);
+});
+
+describe("the rooms of a tab that is closed", () => {
+  const leaves = (all) => all.link.find("leave").map(({ data }) => data);
+  /** Three tabs, each with its own timers; the first carries, two are in the lobby, one elsewhere. */
+  async function three(link) {
+    const all = world(link);
+    const tabs = {};
+    for (const name of ["a", "b", "c"]) tabs[name] = all.open(name, { platform: new Clock() });
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    for (const name of ["a", "b"]) for (const room of ["lobby", name]) void tabs[name].client.join(room);
+    await heard();
+    for (const { reply } of all.link.find("join")) reply({ ok: true });
+    await heard();
+    return { all, tabs };
+  }
+  const lose = async (all) => {
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+  };
+  const pass = async (tabs, ms) => {
+    for (const { client } of tabs) await client.platform.pass(ms);
+    await heard();
+  };
+
+  for (const [where, link] of [
+    ["rooms are not joined again", {}],
+    ["they are", { isByRoom: true, isDeaf: true }],
+  ])
+    for (const who of ["a", "b"])
+      for (const isLost of [false, true])
+        it(`are left on a connection that goes on: ${who}, ${isLost ? "lost" : "there"}, where ${where}`, async () => {
+          const { all, tabs } = await three(link);
+          const { [who]: closed, ...others } = tabs;
+          if (isLost) await lose(all);
+          closed.close();
+          await heard();
+          if (!isLost && who === "b") {
+            // The one that carries has it leave at once.
+            assert.deepEqual(leaves(all), ["b"]);
+            return;
+          }
+          for (const ms of [50, 1000, 50]) await pass(Object.values(others), ms);
+          assert.equal(all.links.length, 2);
+          all.link.events.hello({ ...HELLO, recovered: true });
+          await heard();
+          for (const { client } of Object.values(others)) assert.equal(client.state.recovered, true);
+          assert.deepEqual(leaves(all), [who]);
+        });
+
+  it("stay joined for one that is late and was in there", async () => {
+    const { all, tabs } = await three();
+    tabs.b.sleep();
+    await lose(all);
+    await pass([tabs.a, tabs.c], 1000);
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    tabs.a.client.leave("lobby");
+    await heard();
+    assert.deepEqual(leaves(all), []);
+    all.link.events.event("note", 1, "lobby");
+    await heard();
+    tabs.b.wake();
+    await heard();
+    await pass([tabs.b], 1000);
+    assert.equal(tabs.b.client.state.recovered, true);
+    assert.deepEqual(tabs.b.events.filter(([name]) => name === "note"), [["note", 1]]);
+    tabs.b.client.leave("lobby");
+    await heard();
+    assert.deepEqual(leaves(all), ["lobby"]);
+  });
+
+  it("are not left by one that has lost its network alone, until the connection is known to live", async () => {
+    for (const isAlive of [true, false]) {
+      const { all, tabs } = await three();
+      tabs.b.client.platform.tell("offline");
+      await heard();
+      assert.deepEqual(leaves(all), []);
+      if (isAlive) {
+        all.link.find("ping")[0].reply();
+        await heard();
+        assert.deepEqual(leaves(all), ["b"]);
+        // What is said now it misses.
+        await lose(all);
+      } else await pass([tabs.a], 2000);
+      await pass([tabs.a, tabs.c], 1000);
+      all.link.events.hello({ ...HELLO, recovered: true });
+      await heard();
+      tabs.b.client.platform.tell("online");
+      await heard();
+      assert.deepEqual(status(tabs.b), ["connected"]);
+      assert.equal(tabs.b.client.state.recovered, !isAlive);
+    }
+  });
+});
+
+describe("a room that was left", () => {
+  const joins = (all) => all.link.find("join");
+  /** Two tabs over live, the first of which was in a room and goes on in it. */
+  async function resumed() {
+    const { all, a, b } = await two({ isByRoom: true, isDeaf: true });
+    void a.client.join("lobby");
+    await heard();
+    joins(all)[0].reply({ ok: true });
+    await heard();
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    await all.clock.pass(1000);
+    await heard();
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    return { all, a, b };
+  }
+  const snapshots = ({ client }) => {
+    const told = [];
+    client.on("room:snapshot", ({ snapshot }) => told.push(snapshot));
+    return told;
+  };
+
+  it("is joined anew on a connection that goes on", async () => {
+    const { all, a } = await resumed();
+    joins(all)[0].reply({ ok: true, recovered: true });
+    await heard();
+    assert.ok(a.client.isIn("lobby"));
+    a.client.leave("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 1);
+    const again = a.client.join("lobby");
+    await heard();
+    assert.equal(joins(all).length, 2);
+    assert.equal(await outcome(again), "pending");
+    joins(all)[1].reply({ ok: true });
+    await heard();
+    assert.equal(await outcome(again), "done");
+  });
+
+  it("is joined anew by a tab that has left it while another one is in there", async () => {
+    const { all, a, b } = await resumed();
+    joins(all)[0].reply({ ok: true, recovered: true });
+    void b.client.join("lobby");
+    await heard();
+    joins(all)[1].reply({ ok: true });
+    await heard();
+    const told = snapshots(a);
+    a.client.leave("lobby");
+    void a.client.join("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 0);
+    joins(all)[2].reply({ ok: true, snapshot: [1] });
+    await heard();
+    assert.deepEqual(told, [[1]]);
+  });
+
+  for (const [who, leave] of [
+    ["the tab that joins again", (a) => (a.client.leave("lobby"), a)],
+    ["another tab", (a, b) => (a.client.leave("lobby"), b)],
+    ["a tab that is closed", (a, b) => (b.close(), a)],
+  ])
+    it(`before it was joined is joined anew, where ${who} did so`, async () => {
+      const { all, a, b } = await two();
+      void (who.endsWith("closed") ? b : a).client.join("lobby");
+      await heard();
+      const next = leave(a, b);
+      await heard();
+      const joined = next.client.join("lobby");
+      await heard();
+      const said = all.link.said.map(({ event }) => event);
+      assert.deepEqual(said, ["join", "leave", "join"]);
+      // What is answered to the first is not what the second waits for.
+      joins(all)[0].reply({ ok: false, code: "FORBIDDEN" });
+      await heard();
+      assert.equal(await outcome(joined), "pending");
+      joins(all)[1].reply({ ok: true });
+      await heard();
+      assert.equal(await outcome(joined), "done");
+      next.client.leave("lobby");
+      await heard();
+      assert.equal(all.link.find("leave").length, 2);
+    });
+
+  it("that goes on for one tab begins for another, with all that is in it", async () => {
+    for (const isLate of [true, false]) {
+      const { all, a, b } = await resumed();
+      const told = snapshots(b);
+      if (isLate) joins(all)[0].reply({ ok: true, recovered: true });
+      void b.client.join("lobby");
+      await heard();
+      if (!isLate) joins(all)[0].reply({ ok: true, recovered: true });
+      await heard();
+      assert.ok(a.client.isIn("lobby"));
+      assert.equal(joins(all).length, 2);
+      assert.ok(!b.client.isIn("lobby"));
+      joins(all)[1].reply({ ok: true, snapshot: [1] });
+      await heard();
+      assert.deepEqual([b.client.isIn("lobby"), told], [true, [[1]]]);
+    }
+  });
+
+  it("was refused to all who waited for it is left when the last who is in there leaves", async () => {
+    const { all, a, b } = await two();
+    for (const { client } of [a, b]) void client.join("lobby");
+    await heard();
+    joins(all)[0].reply({ ok: false, code: "FORBIDDEN" });
+    await heard();
+    void a.client.join("lobby");
+    await heard();
+    joins(all)[1].reply({ ok: true });
+    await heard();
+    a.client.leave("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 1);
   });
 });
 

@@ -215,6 +215,29 @@ describe("a small client that takes", () => {
     end(all);
   });
 
+  it("resuming, goes on in no room that was left before it was joined", async () => {
+    const all = await inLobby({ resuming });
+    all.client.join("kitchen").catch(() => {});
+    all.client.leave("kitchen");
+    const [{ id }, { id: left }] = all.said.slice(-2);
+    all.say({ type: "subscribed", topic: "kitchen", id, epoch: "e", offset: 7 });
+    all.say({ type: "unsubscribed", topic: "kitchen", id: left });
+    await lose(all);
+    assert.deepEqual(Object.keys(all.said[0].topics), ["lobby"]);
+    // It is left, and joined again, before it is said how it goes on.
+    greet(all, { id: "0", recovered: true, resume: "r2" });
+    all.client.leave("lobby");
+    all.client.join("lobby").catch(() => {});
+    assert.deepEqual(
+      all.said.slice(1).map(({ type, topic }) => [type, topic]),
+      [
+        ["unsubscribe", "lobby"],
+        ["subscribe", "lobby"],
+      ],
+    );
+    end(all);
+  });
+
   it("resuming, goes on where it was lost, and tells no event twice", async () => {
     const all = await inLobby({ resuming });
     const heard = listen(all, "hi", "room:missed", "session:back");

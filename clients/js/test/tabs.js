@@ -6,9 +6,9 @@ export class Tabs {
 
   /** What a tab has of the browser, and what may become of it. */
   open() {
-    const own = { channels: new Set(), left: new Set(), isAlive: true, waits: [] };
-    const isAlive = () => own.isAlive;
     const asleep = { is: false, later: [] };
+    const own = { channels: new Set(), left: new Set(), isAlive: true, waits: [], asleep };
+    const isAlive = () => own.isAlive;
     const channel = (name) => {
       const all = this.#channels.get(name) ?? new Set();
       this.#channels.set(name, all);
@@ -90,7 +90,11 @@ export class Tabs {
       if (signal?.aborted) return reject(new Error("aborted"));
       signal?.addEventListener("abort", abort);
       if (steal) {
-        lock.holder?.reject(new Error("stolen"));
+        const { own, reject } = lock.holder ?? {};
+        const stolen = () => reject(new Error("stolen"));
+        // Whoever sleeps hears of that, as of all else, when it wakes.
+        if (own?.asleep.is) own.asleep.later.push(stolen);
+        else if (own) stolen();
         lock.holder = undefined;
         lock.line.unshift(one);
       } else lock.line.push(one);
