@@ -29,6 +29,9 @@ local LINE = prefix .. ':line'
 -- Seconds for which a scope's numbers are remembered: for longer than its events.
 local REMEMBERED = math.max(24 * 3600, 2 * math.ceil((arguments.age or 0) / 1000))
 local MAX_EVENT, MAX_KEYS = 65536, 1000
+-- Bytes after which an answer to `collect` ends, and the process asks for the rest. What is sent in a
+-- call waits in the server, which closes a connection for which too much does.
+local MAX_COLLECTED = 1048576
 -- Bytes of what is known of earlier lines: some ten of them.
 local MAX_ENDS = 300
 local KEYED, GAP, REMOVES, CHANGES = 1, 4, 8, 16
@@ -410,11 +413,17 @@ function operations.receive()
 end
 
 -- { process, request, after, scopes }: the process hears the end of each scope that has
--- something after a number, then how far the line is.
+-- something after a number, then how far the line is -> of how many of the scopes, from the first on:
+-- where there is much, it is to ask for the rest when these have come.
 function operations.collect()
     local own = channel_of(arguments.process)
     local after = arguments.after
+    local done, sent = 0, 0
     for index, name in ipairs(arguments.scopes) do
+        if sent >= MAX_COLLECTED then
+            break
+        end
+        done = index
         local scope = scope_of(name)
         if scope.epoch == 0 and was_there(scope) then
             line.last = line.last + 1
@@ -437,12 +446,14 @@ function operations.collect()
             end
             for _, event in ipairs(call('HVALS', scope.keys)) do add(event) end
             for _, event in ipairs(all) do add(event) end
-            tell(own, table.concat(parts))
+            local bytes = table.concat(parts)
+            sent = sent + #bytes
+            tell(own, bytes)
         end
     end
     put_scopes()
     tell(own, head(5, { arguments.request, line.begin, line.last }))
-    return 'OK'
+    return done
 end
 
 -- { line, id } -> { 1, ... } if what had that number in a line is in it: that line is this one, or

@@ -117,8 +117,8 @@ impl Line {
         }
         let upto = *self.back.settled.borrow();
         match self.collect(Vec::new(), None).await {
-            true => self.back.has_come(upto),
-            false => {
+            Some(_) => self.back.has_come(upto),
+            None => {
                 // It may still come, and the next one may ask.
                 drop(turn);
                 std::future::pending().await

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashMap;
 use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::line::Scope;
-use redis::Value;
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{Line, PATIENCE};
 use crate::locked::locked;
 
-/// Scopes whose ends are asked for in one call: each may have as much as is kept of a room.
+/// Scopes whose ends are asked for in one call: each may have as much as is kept of a room. The
+/// script ends a call sooner that has sent much.
 const SCOPES_PER_CALL: usize = 16;
 
 /// Scopes of which somebody waits for the end.
@@ -30,7 +30,8 @@ pub(super) struct Asked {
     of_phase: bool,
     /// Scopes whose ends have come.
     taken_in: usize,
-    done: oneshot::Sender<()>,
+    /// Hears how many have.
+    done: oneshot::Sender<usize>,
 }
 
 /// Forgets a request that nobody waits for any more.
@@ -75,25 +76,29 @@ impl Line {
                 self.wish.notified().await;
                 continue;
             }
-            let scopes = asked.iter().map(|(scope, _)| scope.clone()).collect();
-            let has_come = self.collect(scopes, None).await;
-            for (scope, waiting) in asked {
-                if let Some(node) = self.node().filter(|_| !has_come) {
-                    node.go_without(&scope);
-                }
-                for done in waiting {
-                    let _ = done.send(has_come);
+            while !asked.is_empty() {
+                let scopes = asked.iter().map(|(scope, _)| scope.clone()).collect();
+                let done = self.collect_some(scopes, None).await;
+                let has_come = done.is_some();
+                for (scope, waiting) in asked.drain(..done.unwrap_or(asked.len())) {
+                    if let Some(node) = self.node().filter(|_| !has_come) {
+                        node.go_without(&scope);
+                    }
+                    for done in waiting {
+                        let _ = done.send(has_come);
+                    }
                 }
             }
         }
     }
 
-    /// A request for the ends of scopes; what is answered when all have come.
+    /// A request for the ends of scopes. When what it asks for has come, it is answered of how many
+    /// scopes an end was taken in.
     pub(super) fn begin_request(
         &self,
         scopes: Vec<Scope>,
         of_phase: bool,
-    ) -> (u64, oneshot::Receiver<()>) {
+    ) -> (u64, oneshot::Receiver<usize>) {
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (done, answer) = oneshot::channel();
         let asked = Asked {
@@ -106,19 +111,45 @@ impl Line {
         (request, answer)
     }
 
-    /// Asks for the ends of scopes in which something came after a number; whether all have
-    /// come.
-    pub(super) async fn collect(&self, scopes: Vec<Scope>, after: Option<u64>) -> bool {
+    /// Asks for the ends of scopes in which something came after a number: of how many of them, from
+    /// the first on, they have come. It is at least one, where there is one. `None`: not all came that
+    /// were sent.
+    async fn collect_some(&self, scopes: Vec<Scope>, after: Option<u64>) -> Option<usize> {
+        let count = scopes.len();
         let names: Vec<String> = scopes.iter().map(|scope| self.name(scope)).collect();
-        let (request, answer) = self.begin_request(scopes, after.is_some());
+        let of_phase = after.is_some();
+        let (request, answer) = self.begin_request(scopes, of_phase);
         let _forgets = Forgets(self, request);
         let after = after.unwrap_or(0);
         let arguments = json!({ "request": request, "after": after, "scopes": names });
-        match self.ask::<Value>(&self.call("collect", arguments)).await {
-            Ok(_) => matches!(tokio::time::timeout(PATIENCE, answer).await, Ok(Ok(()))),
+        let done = match self.ask::<usize>(&self.call("collect", arguments)).await {
+            Ok(done) => done,
             Err(error) => {
                 self.complain(&error, "what was kept of rooms cannot be read");
-                false
+                return None;
+            }
+        };
+        let taken_in = tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()?;
+        // What was missed waits until all of it is there, and is taken in then.
+        let have_come = of_phase || taken_in == done;
+        (have_come && done <= count && done >= count.min(1)).then_some(done)
+    }
+
+    /// The same of all of them: in how many requests, if all have come. Each waits until what the one
+    /// before it asked for has come, so that the store never has more than a part waiting for this
+    /// node.
+    pub(super) async fn collect(
+        &self,
+        mut scopes: Vec<Scope>,
+        after: Option<u64>,
+    ) -> Option<usize> {
+        let mut requests = 0;
+        loop {
+            let done = self.collect_some(scopes.clone(), after).await?;
+            requests += 1;
+            scopes.drain(..done);
+            if scopes.is_empty() {
+                return Some(requests);
             }
         }
     }
@@ -137,13 +168,11 @@ impl Line {
         if chunks.is_empty() {
             chunks.push(Vec::new());
         }
-        let count = chunks.len();
+        let mut requests = 0;
         for chunk in chunks {
-            if !self.collect(chunk, Some(after)).await {
-                return None;
-            }
+            requests += self.collect(chunk, Some(after)).await?;
         }
-        Some(count)
+        Some(requests)
     }
 
     /// Of what was asked for since it was missed, some has come, and is gone with the rest: all of
@@ -173,10 +202,8 @@ impl Line {
 
     /// All of a request has come, or was lost on its way.
     pub(in super::super) fn came(&self, request: u64) {
-        if let Some(asked) = locked(&self.requests).remove(&request)
-            && (asked.of_phase || asked.taken_in == asked.scopes.len())
-        {
-            let _ = asked.done.send(());
+        if let Some(asked) = locked(&self.requests).remove(&request) {
+            let _ = asked.done.send(asked.taken_in);
         }
     }
 }

@@ -27,11 +27,12 @@ async fn the_ends_of_places_are_told_from_a_number_on_or_from_the_beginning() {
         ends.collect::<Vec<_>>()
     };
     let before = process.told().len();
-    assert!(process.line.collect(scopes.clone(), Some(first.last)).await);
+    let missed = process.line.collect(scopes.clone(), Some(first.last)).await;
+    assert_eq!(missed, Some(1));
     let all = [(room("r"), vec!["2".into()]), (room("new"), vec![])];
     assert_eq!(ends(process.told().split_off(before)), all);
     let before = process.told().len();
-    assert!(process.line.collect(scopes, None).await);
+    assert_eq!(process.line.collect(scopes, None).await, Some(1));
     let told = process.told().split_off(before);
     assert!(
         matches!(told.last(), Some(Told::Reached(_))),
@@ -121,4 +122,93 @@ async fn what_was_said_while_the_server_had_taken_a_channel_away_is_found() {
     });
     until(|| (requests() > asked).then_some(())).await;
     until(|| locked(&process.line.phase).is_none().then_some(())).await;
+}
+
+/// A server that closes a connection for which more than 2 MB wait.
+fn strict_redis() -> Redis {
+    Redis::start_with(&["--client-output-buffer-limit", "pubsub", "2mb", "0", "0"])
+}
+
+/// Says as many events of 40 KB in each room as another process, beginning with its batch of this
+/// number.
+async fn fill(process: &Process, rooms: &[Scope], events: usize, first: u64) {
+    for (number, scope) in (first..).zip(rooms) {
+        let names: Vec<String> = (0..events)
+            .map(|at| format!("{number} {at} {}", "x".repeat(40_000)))
+            .collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let bounds = json!({ "bytes": 4 << 20 });
+        let batch = process.batch(number, 0, scope, &names, bounds);
+        let _: Value = process.raw(&batch).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_server_lets_wait_is_found_after_a_cut() {
+    let redis = strict_redis();
+    let process = Process::start(&redis, 1, settings()).await;
+    // It hears nothing of these but what it asks for.
+    let rooms: Vec<Scope> = (0..64).map(|at| room(&format!("q{at}"))).collect();
+    for room in &rooms {
+        assert!(process.line.follow(room.clone()).await);
+    }
+    let held = hold(&process, "r").await;
+    process.say(&target_of(&room("r")), "0").await.unwrap();
+    until(|| process.events().pop()).await;
+    fill(&process, &rooms, 1, 100).await;
+    *locked(&process.ears.followed) = rooms;
+    process.commands.query::<Value>(&killed()).await.unwrap();
+    until(|| (process.events().len() > 64).then_some(())).await;
+    until(|| locked(&process.line.phase).is_none().then_some(())).await;
+    let whose: Vec<String> = process.events().into_iter().map(|event| event.1).collect();
+    let mut all = vec!["r".to_owned()];
+    all.extend((0..64).map(|at| format!("q{at}")));
+    assert_eq!(whose, all);
+    // And goes on from there.
+    process.say(&target_of(&room("r")), "1").await.unwrap();
+    until(|| (process.events().len() > 65).then_some(())).await;
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ends_of_places_that_are_followed_at_once_come_though_they_are_large() {
+    let redis = strict_redis();
+    let process = Process::start(&redis, 1, settings()).await;
+    let rooms: Vec<Scope> = (0..48).map(|at| room(&format!("q{at}"))).collect();
+    fill(&process, &rooms, 4, 100).await;
+    let followed: Vec<_> = rooms
+        .iter()
+        .map(|room| process.line.follow(room.clone()))
+        .collect();
+    for has_come in followed {
+        assert!(has_come.await);
+    }
+    let ends = process.told().into_iter().filter_map(|told| match told {
+        Told::End(scope, _, _, events) => Some((scope, events.len())),
+        Told::Without(scope) => panic!("{scope:?} is gone without"),
+        _ => None,
+    });
+    let all: Vec<_> = rooms.into_iter().map(|room| (room, 4)).collect();
+    assert_eq!(ends.collect::<Vec<_>>(), all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_one_place_comes_in_one_however_large_it_is() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let rooms = [room("large"), room("small")];
+    fill(&process, &rooms[..1], 40, 100).await;
+    fill(&process, &rooms[1..], 1, 101).await;
+    assert!(process.line.collect(rooms.to_vec(), None).await.is_some());
+    let ends = process.told().into_iter().filter_map(|told| match told {
+        Told::End(scope, _, _, events) => Some((scope, events.len())),
+        _ => None,
+    });
+    let all = vec![(room("large"), 40), (room("small"), 1)];
+    assert_eq!(ends.collect::<Vec<_>>(), all);
+    let after = process.line.delivered.load(Ordering::Relaxed);
+    fill(&process, &rooms[..1], 40, 102).await;
+    fill(&process, &rooms[1..], 1, 103).await;
+    let requests = process.line.collect_all(rooms.to_vec(), after).await;
+    assert_eq!(requests, Some(2));
 }

@@ -75,7 +75,7 @@ impl Hearing {
     }
 
     /// The end of what was missed of a scope is asked for.
-    fn asks(&self, scope: Scope) -> (u64, oneshot::Receiver<()>) {
+    fn asks(&self, scope: Scope) -> (u64, oneshot::Receiver<usize>) {
         self.line.begin_request(vec![scope], true)
     }
 
@@ -141,7 +141,7 @@ fn what_came_of_another_line_before_it_was_known_is_asked_for_again() {
     let (again, mut answer) = node.asks(user("ann"));
     node.hears(&tail(LINE + 1, again, &user("ann"), &[21]));
     node.hears(&end(LINE + 1, again, 20, 21));
-    assert_eq!(answer.try_recv(), Ok(()));
+    assert_eq!(answer.try_recv(), Ok(0));
     node.goes_on();
     assert_eq!(
         node.told(),
