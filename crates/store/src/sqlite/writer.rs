@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use heartline_core::store::{NewMessage, StoreError, Stored};
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
 use super::database::{Database, is_damaged, leave_the_log};
@@ -293,7 +293,10 @@ impl Writer {
         let connection = self.database.writer().map_err(|error| error.to_string())?;
         self.tables.forget(true);
         self.take(connection).map_err(|error| error.to_string())?;
-        if !self.has_the_last() {
+        // SQLite calls a page damaged also when the disk has not given it: the next batch asks
+        // again.
+        let has_the_last = self.has_the_last().map_err(|error| error.to_string())?;
+        if !has_the_last {
             tracing::error!(
                 database = %self.database.path(),
                 "the database has not got what was acknowledged: nothing is stored until a restart"
@@ -307,13 +310,13 @@ impl Writer {
     }
 
     /// Whether the last that was acknowledged is still there.
-    fn has_the_last(&self) -> bool {
+    fn has_the_last(&self) -> rusqlite::Result<bool> {
         let (Some((id, head)), Some(connection)) = (self.last, &self.connection) else {
-            return true;
+            return Ok(true);
         };
         let sql = "SELECT head >= ?2 FROM conversation WHERE id = ?1";
         let found = connection.query_row(sql, [id, head], |row| row.get(0));
-        found.unwrap_or(false)
+        Ok(found.optional()?.unwrap_or(false))
     }
 
     /// Closes the connection, and leaves the log as it is.
