@@ -24,7 +24,11 @@ impl Retention {
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             now.saturating_sub(age)
         };
-        let age = self.messages.map(before).map(Cleaning::MessagesBefore);
+        let of_age = |age| Cleaning::MessagesBefore {
+            time: before(age),
+            now,
+        };
+        let age = self.messages.map(of_age);
         let number = self.per_conversation.map(Cleaning::MessagesBeyond);
         let invites = Cleaning::InvitesBefore(before(ENDED_INVITES));
         let messages = age.into_iter().chain(number);
@@ -35,9 +39,15 @@ impl Retention {
 /// A kind of thing that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleaning {
-    /// Messages that were stored before this moment, Unix milliseconds, and what came before
-    /// them in their conversations.
-    MessagesBefore(u64),
+    /// Messages that were stored before a moment, and what came before them in their
+    /// conversations. What is stamped later than now was stored by a node whose clock was ahead,
+    /// and says nothing of what came after it.
+    MessagesBefore {
+        /// The moment, Unix milliseconds.
+        time: u64,
+        /// The present, Unix milliseconds.
+        now: u64,
+    },
     /// Messages of each conversation and open room but the newest so many.
     MessagesBeyond(u64),
     /// Invites that expired or were taken back before this moment, Unix milliseconds, and who came
@@ -49,7 +59,7 @@ impl Cleaning {
     /// What it removes, as a word for logs.
     pub fn word(&self) -> &'static str {
         match self {
-            Cleaning::MessagesBefore(_) => "messages by age",
+            Cleaning::MessagesBefore { .. } => "messages by age",
             Cleaning::MessagesBeyond(_) => "messages by number",
             Cleaning::InvitesBefore(_) => "invites",
         }
@@ -132,7 +142,10 @@ mod tests {
             per_conversation: Some(7),
         };
         let expected = [
-            Cleaning::MessagesBefore(90_000),
+            Cleaning::MessagesBefore {
+                time: 90_000,
+                now: 100_000,
+            },
             Cleaning::MessagesBeyond(7),
             Cleaning::InvitesBefore(0),
         ];

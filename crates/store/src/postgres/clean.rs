@@ -12,7 +12,10 @@ pub(super) async fn step(session: &Session, what: Cleaning, from: u64) -> Result
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let from = number(from);
     let plan = match what {
-        Cleaning::MessagesBefore(time) => by_age(&messages(session, from).await?, number(time)),
+        Cleaning::MessagesBefore { time, now } => {
+            let messages = messages(session, from).await?;
+            by_age(&messages, number(time), number(now))
+        }
         Cleaning::MessagesBeyond(keep) => by_number(&talks(session, from).await?, number(keep)),
         Cleaning::InvitesBefore(time) => return invites(session, number(time)).await,
     };
