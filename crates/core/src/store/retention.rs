@@ -86,14 +86,23 @@ pub struct Job {
 
 impl Job {
     /// Whether this node has it from now on until then, Unix milliseconds: nobody else has it,
-    /// or the time that somebody had it for is over.
+    /// or the time that somebody had it for is over, or lies after [`Job::horizon`].
     pub fn take(&mut self, owner: &str, now: u64, until: u64) -> bool {
-        let is_free = self.owned_until <= now || self.owner.as_deref() == Some(owner);
+        let is_free = self.owned_until <= now
+            || self.owned_until > Job::horizon(now, until)
+            || self.owner.as_deref() == Some(owner);
         if is_free {
             self.owner = Some(owner.to_owned());
             self.owned_until = until;
         }
         is_free
+    }
+
+    /// Until when a job can be taken at most, Unix milliseconds, where this node takes it until
+    /// then: what was taken for more than ten times as long was by a clock that was ahead.
+    pub fn horizon(now: u64, until: u64) -> u64 {
+        let longest = until.saturating_sub(now).saturating_mul(10);
+        now.saturating_add(longest)
     }
 
     /// The node that has it has done it at this moment, or not at all, and nobody has it. Of one
@@ -128,6 +137,20 @@ mod tests {
         assert!(job.take("a", 30, 40));
         job.end("a", None);
         assert_eq!(job.last_at, Some(29));
+    }
+
+    #[test]
+    fn a_job_that_a_clock_far_ahead_took_is_free() {
+        let mut job = Job::default();
+        assert!(job.take("ahead", 1_000_000, 1_000_010));
+        // Its time is not over for long, and nobody takes one for so long.
+        assert!(job.take("b", 20, 30));
+        assert!(!job.take("c", 21, 31));
+        // A clock that is a little ahead is no reason.
+        assert!(job.take("b", 110, 120));
+        assert!(!job.take("c", 20, 30));
+        assert!(job.take("c", 19, 29));
+        assert!(job.take("d", 40, u64::MAX) && !job.take("e", 41, u64::MAX));
     }
 
     #[test]
