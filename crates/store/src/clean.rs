@@ -36,14 +36,15 @@ pub(crate) struct Plan {
 }
 
 /// Removes what is older than a moment: at the first step that finds nothing old, all is done,
-/// since what follows is newer.
-pub(crate) fn by_age(rows: &[Row], before: i64) -> Plan {
+/// since what follows is newer. Behind a message of the future, which a clock that was ahead has
+/// stamped, there may be older ones.
+pub(crate) fn by_age(rows: &[Row], before: i64, now: i64) -> Plan {
     let mut plan = Plan::default();
     for row in rows.iter().filter(|row| row.created_at < before) {
         let floor = plan.floors.entry(row.conversation).or_default();
         *floor = row.offset.max(*floor);
     }
-    if !plan.floors.is_empty() {
+    if !plan.floors.is_empty() || rows.iter().any(|row| row.created_at > now) {
         plan.next = rows.last().map(|row| row.id);
     }
     plan
@@ -105,11 +106,32 @@ mod tests {
             row(3, 8, 1, 20),
             row(4, 7, 3, 30),
         ];
-        let plan = by_age(&rows, 25);
+        let plan = by_age(&rows, 25, 1_000);
         assert_eq!(plan.floors, BTreeMap::from([(7, 2), (8, 1)]));
         assert_eq!(plan.next, Some(4));
-        assert_eq!(by_age(&rows[3..], 25), Plan::default());
-        assert_eq!(by_age(&[], 25), Plan::default());
+        assert_eq!(by_age(&rows[3..], 25, 1_000), Plan::default());
+        assert_eq!(by_age(&[], 25, 1_000), Plan::default());
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_stamped_hides_nothing_old_behind_it() {
+        let row = |id, created_at| Row {
+            id,
+            conversation: 7,
+            offset: id,
+            created_at,
+        };
+        // A whole step of them, and then what is old.
+        let mut rows: Vec<_> = (1..=ROWS as i64).map(|id| row(id, 900)).collect();
+        let on = Plan {
+            next: Some(ROWS as i64),
+            ..Plan::default()
+        };
+        assert_eq!(by_age(&rows, 25, 100), on);
+        rows = vec![row(501, 10), row(502, 30)];
+        assert_eq!(by_age(&rows, 25, 100).floors, BTreeMap::from([(7, 501)]));
+        // Later they are not of the future any more, nor old.
+        assert_eq!(by_age(&[row(1, 900)], 25, 900), Plan::default());
     }
 
     #[test]

@@ -5,6 +5,8 @@
 // file FOLDER/fail whose text is the end of a file's name, the next sync of that file fails once,
 // and does what Linux does: the pages count as written, are read as they are, and never reach the
 // disk unless they are written again.
+//
+// A file FOLDER/fail-read has a number: after so many reads of the databases one fails.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,12 +28,14 @@ static struct {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
+static ssize_t (*real_pread)(int, void *, size_t, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
 static int (*real_fsync)(int);
 static int (*real_ftruncate)(int, off_t);
 
 __attribute__((constructor)) static void find(void) {
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
+    real_pread = dlsym(RTLD_NEXT, "pread64");
     real_write = dlsym(RTLD_NEXT, "write");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
@@ -110,6 +114,33 @@ int ftruncate64(int fd, off_t length) {
 
 int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
 
+// Whether this read is to fail.
+static int misreads(void) {
+    static long left = -1;
+    char name[600];
+    snprintf(name, sizeof name, "%s/fail-read", getenv("FAILING_DISK"));
+    FILE *file = fopen(name, "r");
+    if (file) {
+        if (fscanf(file, "%ld", &left) != 1) left = -1;
+        fclose(file);
+        unlink(name);
+    }
+    return left >= 0 && left-- == 0;
+}
+
+ssize_t pread64(int fd, void *bytes, size_t count, off_t from) {
+    pthread_mutex_lock(&lock);
+    int failed = known(fd) >= 0 && misreads();
+    pthread_mutex_unlock(&lock);
+    if (!failed) return real_pread(fd, bytes, count, from);
+    errno = EIO;
+    return -1;
+}
+
+ssize_t pread(int fd, void *bytes, size_t count, off_t from) {
+    return pread64(fd, bytes, count, from);
+}
+
 // Whether this sync is to fail.
 static int fails(int at) {
     char name[600], end[64] = "";
@@ -132,7 +163,7 @@ int fsync(int fd) {
         for (off_t page = 0; page < PAGES && !failed; page++) {
             char bytes[PAGE];
             if (!files[at].dirty[page]) continue;
-            ssize_t count = pread(fd, bytes, PAGE, page * PAGE);
+            ssize_t count = real_pread(fd, bytes, PAGE, page * PAGE);
             if (count > 0 && real_pwrite(disk, bytes, count, page * PAGE) != count) abort();
         }
         memset(files[at].dirty, 0, PAGES);

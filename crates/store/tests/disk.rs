@@ -167,6 +167,43 @@ fn a_message_whose_sync_failed_is_refused_and_the_next_are_kept() {
 }
 
 #[test]
+fn a_read_that_fails_while_the_database_is_opened_anew_does_not_stop_it_for_good() {
+    let name = "a_read_that_fails_while_the_database_is_opened_anew_does_not_stop_it_for_good";
+    /// So often an opening reads, the last time for what was acknowledged last: each of its
+    /// reads fails once.
+    const READS: usize = 4;
+    let act = |folder: &Path, _: &str| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let store = open(folder);
+            let mut refused = 0;
+            for read in 0..READS {
+                send(&store, 2 * read).await.unwrap();
+                fail(folder, "-wal");
+                assert!(send(&store, 2 * read + 1).await.is_err() && has_failed(folder));
+                std::fs::write(folder.join("fail-read"), read.to_string()).unwrap();
+                // One fails by the read.
+                let mut tries = 0;
+                while let Err(error) = send(&store, 2 * read + 1).await {
+                    tries += 1;
+                    assert!(tries < 2, "read {read}: {error}");
+                }
+                refused += tries;
+                std::fs::write(folder.join("fail-read"), "-1").unwrap();
+            }
+            assert!(refused == READS && !store.is_in_trouble());
+            std::process::exit(0);
+        });
+    };
+    if let Some(folder) = on_a_failing_disk(name, &["all"], act) {
+        assert_eq!(
+            after_a_power_cut(&folder),
+            (0..2 * READS).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
 fn a_message_that_is_found_after_a_failed_sync_and_a_kill_is_on_the_disk_before_it_is_acknowledged()
 {
     let name = "a_message_that_is_found_after_a_failed_sync_and_a_kill_is_on_the_disk_before_it_is_acknowledged";

@@ -215,7 +215,10 @@ fn follow(
             }
             Step::Age(_) | Step::Number(_) => {
                 let what = match step {
-                    Step::Age(age) => Cleaning::MessagesBefore(time.saturating_sub(age)),
+                    Step::Age(age) => Cleaning::MessagesBefore {
+                        time: time.saturating_sub(age),
+                        now: time,
+                    },
                     Step::Number(newest) => Cleaning::MessagesBeyond(newest),
                     _ => unreachable!("it is one of them"),
                 };

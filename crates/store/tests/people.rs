@@ -388,6 +388,24 @@ async fn sqlite_has_markers_at_the_furthest_and_writers_have_read_what_they_wrot
     markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(store).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_that_is_refused_leaves_no_row_in_sqlite() {
+    let database = Sqlite::new();
+    let store = database.open();
+    let (member, stranger) = (user(0, None), user(2, None));
+    let added = store.add_member("c", &member, Membership::Joined, 1).await;
+    assert_eq!(added, Ok(Added::New));
+    for (who, place) in [(&stranger, "c"), (&stranger, "d"), (&member, "d")] {
+        assert_eq!(store.mark_read(place, who, 1, 2).await, Ok(None));
+    }
+    let file = rusqlite::Connection::open(database.0.join("heartline.db")).unwrap();
+    let sql = "SELECT (SELECT count(*) FROM conversation), (SELECT count(*) FROM person)";
+    let rows: (u64, u64) = file
+        .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    assert_eq!(rows, (1, 1));
+}
+
 async fn no_more_come_by_an_invite_than_may(store: Arc<dyn Store>) {
     for round in 0..10 {
         let (place, code) = (round.to_string(), format!("code{round}"));

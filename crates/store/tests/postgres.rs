@@ -388,6 +388,10 @@ fn a_job_is_one_gateways_at_a_time_and_others_know_when_it_was_done() {
         b.end_job("clean", "b", None).await.unwrap();
         assert_eq!(take(&a, "a", 27, 37).await, (Some(25), true));
         assert_eq!(take(&b, "b", 37, 47).await, (Some(25), true));
+        // A gateway whose clock was ahead took it, for no longer than others do.
+        assert_eq!(take(&b, "b", 1_037, 1_047).await, (Some(25), true));
+        assert_eq!(take(&a, "a", 37, 47).await, (Some(25), true));
+        assert_eq!(take(&b, "b", 38, 48).await, (Some(25), false));
     });
 }
 

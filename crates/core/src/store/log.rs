@@ -196,7 +196,7 @@ impl Log {
         for (place, talk) in &self.talks {
             let messages = &talk.messages;
             let count = match what {
-                Cleaning::MessagesBefore(time) => {
+                Cleaning::MessagesBefore { time, .. } => {
                     let is_old = |kept: &Kept| kept.message.created_at < time;
                     messages
                         .iter()

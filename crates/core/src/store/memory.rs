@@ -133,7 +133,7 @@ impl MessageStore for MemoryStore {
         // All at once: there is not much of it.
         let rows = match what {
             Cleaning::InvitesBefore(time) => memory.codes.clean(time),
-            Cleaning::MessagesBefore(_) | Cleaning::MessagesBeyond(_) => memory.log.clean(what),
+            Cleaning::MessagesBefore { .. } | Cleaning::MessagesBeyond(_) => memory.log.clean(what),
         };
         Box::pin(std::future::ready(Ok(Cleaned { rows, next: None })))
     }

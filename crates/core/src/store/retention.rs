@@ -24,7 +24,11 @@ impl Retention {
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             now.saturating_sub(age)
         };
-        let age = self.messages.map(before).map(Cleaning::MessagesBefore);
+        let of_age = |age| Cleaning::MessagesBefore {
+            time: before(age),
+            now,
+        };
+        let age = self.messages.map(of_age);
         let number = self.per_conversation.map(Cleaning::MessagesBeyond);
         let invites = Cleaning::InvitesBefore(before(ENDED_INVITES));
         let messages = age.into_iter().chain(number);
@@ -35,9 +39,15 @@ impl Retention {
 /// A kind of thing that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleaning {
-    /// Messages that were stored before this moment, Unix milliseconds, and what came before
-    /// them in their conversations.
-    MessagesBefore(u64),
+    /// Messages that were stored before a moment, and what came before them in their
+    /// conversations. What is stamped later than now was stored by a node whose clock was ahead,
+    /// and says nothing of what came after it.
+    MessagesBefore {
+        /// The moment, Unix milliseconds.
+        time: u64,
+        /// The present, Unix milliseconds.
+        now: u64,
+    },
     /// Messages of each conversation and open room but the newest so many.
     MessagesBeyond(u64),
     /// Invites that expired or were taken back before this moment, Unix milliseconds, and who came
@@ -49,7 +59,7 @@ impl Cleaning {
     /// What it removes, as a word for logs.
     pub fn word(&self) -> &'static str {
         match self {
-            Cleaning::MessagesBefore(_) => "messages by age",
+            Cleaning::MessagesBefore { .. } => "messages by age",
             Cleaning::MessagesBeyond(_) => "messages by number",
             Cleaning::InvitesBefore(_) => "invites",
         }
@@ -76,14 +86,23 @@ pub struct Job {
 
 impl Job {
     /// Whether this node has it from now on until then, Unix milliseconds: nobody else has it,
-    /// or the time that somebody had it for is over.
+    /// or the time that somebody had it for is over, or lies after [`Job::horizon`].
     pub fn take(&mut self, owner: &str, now: u64, until: u64) -> bool {
-        let is_free = self.owned_until <= now || self.owner.as_deref() == Some(owner);
+        let is_free = self.owned_until <= now
+            || self.owned_until > Job::horizon(now, until)
+            || self.owner.as_deref() == Some(owner);
         if is_free {
             self.owner = Some(owner.to_owned());
             self.owned_until = until;
         }
         is_free
+    }
+
+    /// Until when a job can be taken at most, Unix milliseconds, where this node takes it until
+    /// then: what was taken for more than ten times as long was by a clock that was ahead.
+    pub fn horizon(now: u64, until: u64) -> u64 {
+        let longest = until.saturating_sub(now).saturating_mul(10);
+        now.saturating_add(longest)
     }
 
     /// The node that has it has done it at this moment, or not at all, and nobody has it. Of one
@@ -121,6 +140,20 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_a_clock_far_ahead_took_is_free() {
+        let mut job = Job::default();
+        assert!(job.take("ahead", 1_000_000, 1_000_010));
+        // Its time is not over for long, and nobody takes one for so long.
+        assert!(job.take("b", 20, 30));
+        assert!(!job.take("c", 21, 31));
+        // A clock that is a little ahead is no reason.
+        assert!(job.take("b", 110, 120));
+        assert!(!job.take("c", 20, 30));
+        assert!(job.take("c", 19, 29));
+        assert!(job.take("d", 40, u64::MAX) && !job.take("e", 41, u64::MAX));
+    }
+
+    #[test]
     fn what_is_off_removes_no_message_and_ended_invites_all_the_same() {
         const MONTH: u64 = 30 * 86_400_000;
         let none = Retention::default();
@@ -132,7 +165,10 @@ mod tests {
             per_conversation: Some(7),
         };
         let expected = [
-            Cleaning::MessagesBefore(90_000),
+            Cleaning::MessagesBefore {
+                time: 90_000,
+                now: 100_000,
+            },
             Cleaning::MessagesBeyond(7),
             Cleaning::InvitesBefore(0),
         ];

@@ -1,6 +1,6 @@
 //! Removing, step by step, and who does it.
 
-use heartline_core::store::{Cleaned, Cleaning};
+use heartline_core::store::{Cleaned, Cleaning, Job};
 use tokio_postgres::Error;
 
 use super::session::Session;
@@ -12,7 +12,10 @@ pub(super) async fn step(session: &Session, what: Cleaning, from: u64) -> Result
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let from = number(from);
     let plan = match what {
-        Cleaning::MessagesBefore(time) => by_age(&messages(session, from).await?, number(time)),
+        Cleaning::MessagesBefore { time, now } => {
+            let messages = messages(session, from).await?;
+            by_age(&messages, number(time), number(now))
+        }
         Cleaning::MessagesBeyond(keep) => by_number(&talks(session, from).await?, number(keep)),
         Cleaning::InvitesBefore(time) => return invites(session, number(time)).await,
     };
@@ -102,20 +105,25 @@ async fn invites(session: &Session, before: i64) -> Result<Cleaned, Error> {
     Ok(of_invites(uses, invites))
 }
 
-/// Takes a job until then, Unix milliseconds, unless another node has it: when it was done last,
-/// and whether it is taken.
+/// Takes a job until then, Unix milliseconds, unless another node has it: see [`Job::take`]. When
+/// it was done last, and whether it is taken.
 pub(super) async fn take(
     session: &Session,
     name: &str,
     owner: &str,
-    now: i64,
-    until: i64,
+    now: u64,
+    until: u64,
 ) -> Result<(Option<u64>, bool), Error> {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let horizon = number(Job::horizon(now, until));
+    let (now, until) = (number(now), number(until));
     let sql = "INSERT INTO heartline.job AS j (name, owner, owned_until) VALUES ($1, $2, $4)
         ON CONFLICT (name) DO UPDATE SET owner = $2, owned_until = $4
-        WHERE j.owned_until <= $3 OR j.owner = $2
+        WHERE j.owned_until <= $3 OR j.owned_until > $5 OR j.owner = $2
         RETURNING last_at";
-    let taken = session.query(sql, &[&name, &owner, &now, &until]).await?;
+    let taken = session
+        .query(sql, &[&name, &owner, &now, &until, &horizon])
+        .await?;
     let last = |row: &tokio_postgres::Row| row.get::<_, Option<i64>>(0).map(|at| at as u64);
     if let Some(row) = taken.first() {
         return Ok((last(row), true));

@@ -262,7 +262,7 @@ impl MessageStore for PostgresStore {
         let owner: Arc<str> = owner.into();
         self.ask(move |session| {
             let owner = owner.clone();
-            async move { clean::take(&session, name, &owner, now as i64, until as i64).await }
+            async move { clean::take(&session, name, &owner, now, until).await }
         })
     }
 

@@ -16,7 +16,7 @@ const CONNECTIONS: usize = 4;
 /// How many questions may wait.
 const WAITING: usize = 4_096;
 
-/// How long a question may take.
+/// How long a question may take, with what it waits for a connection that is free.
 const TIME: Duration = Duration::from_secs(5);
 
 /// How often the same is asked when others were at the rows, or the connection was an old one.
@@ -61,9 +61,12 @@ impl Pool {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
             return Err(StoreError::Overloaded);
         }
-        let closed = |_| StoreError::Failed("the store is closed".into());
-        let _permit = self.free.acquire().await.map_err(closed)?;
-        let asked = tokio::time::timeout(TIME, self.ask_now(&question)).await;
+        let asked = tokio::time::timeout(TIME, async {
+            let closed = |_| StoreError::Failed("the store is closed".into());
+            let _permit = self.free.acquire().await.map_err(closed)?;
+            self.ask_now(&question).await
+        });
+        let asked = asked.await;
         drop(counted);
         let late = || StoreError::Failed("PostgreSQL does not answer".into());
         asked.unwrap_or_else(|_| Err(late()))
@@ -124,5 +127,34 @@ impl Pool {
         self.free.close();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::super::url::PostgresUrl;
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_that_a_silent_server_keeps_waiting_are_all_answered_in_time() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let url = PostgresUrl::parse(&format!("postgres://ann@127.0.0.1:{port}/app")).unwrap();
+        let pool = Arc::new(Pool::new(Arc::new(Server::new(url).unwrap())));
+        let until = tokio::time::Instant::now() + TIME + Duration::from_secs(1);
+        let asked: Vec<_> = (0..10 * CONNECTIONS)
+            .map(|_| {
+                let pool = pool.clone();
+                tokio::spawn(async move { pool.ask(|_| async { Ok(()) }).await })
+            })
+            .collect();
+        for answer in asked {
+            let answer = tokio::time::timeout_at(until, answer).await;
+            let refused = answer.expect("it is answered in time").unwrap();
+            assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
+        }
+        assert_eq!(pool.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -13,7 +13,9 @@ pub(crate) fn step(
 ) -> rusqlite::Result<Cleaned> {
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let plan = match what {
-        Cleaning::MessagesBefore(time) => by_age(&messages(transaction, from)?, number(time)),
+        Cleaning::MessagesBefore { time, now } => {
+            by_age(&messages(transaction, from)?, number(time), number(now))
+        }
         Cleaning::MessagesBeyond(keep) => by_number(&talks(transaction, from)?, number(keep)),
         Cleaning::InvitesBefore(time) => return invites(transaction, number(time)),
     };

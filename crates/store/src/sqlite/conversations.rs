@@ -52,8 +52,8 @@ impl Conversations for SqliteStore {
         now: u64,
     ) -> BoxFuture<Result<Option<Marked>, StoreError>> {
         let (id, user) = (conversation_id.to_owned(), user.clone());
-        self.write(id.len(), move |tables, transaction| {
-            people::mark_read(tables, transaction, (&id, &user), offset, now)
+        self.write(id.len(), move |_, transaction| {
+            people::mark_read(transaction, (&id, &user), offset, now)
         })
     }
 

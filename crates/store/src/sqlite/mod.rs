@@ -144,8 +144,12 @@ impl SqliteStore {
         ask: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> BoxFuture<Result<T, StoreError>> {
         let (reply, answered) = oneshot::channel();
+        let health = self.health.clone();
         let question: Question = Box::new(move |connection| {
-            let failed = |error: rusqlite::Error| StoreError::Failed(error.to_string());
+            let failed = |error: rusqlite::Error| {
+                health.hear(&error);
+                StoreError::Failed(error.to_string())
+            };
             let _ = reply.send(ask(connection).map_err(failed));
         });
         answer(self.questions.put(question, 0), answered)

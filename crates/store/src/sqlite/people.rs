@@ -138,32 +138,36 @@ pub(super) fn members(
     Ok(members)
 }
 
-/// Moves a member's marker forward.
+/// Moves a member's marker forward. Nobody else leaves a row. The heads of this transaction's
+/// messages are written.
 pub(super) fn mark_read(
-    tables: &mut Tables,
     transaction: &Transaction<'_>,
-    (id, user): (&str, &Arc<UserKey>),
+    (id, user): (&str, &UserKey),
     offset: u64,
     now: u64,
 ) -> rusqlite::Result<Option<Marked>> {
-    let person = tables.person(transaction, user)?;
-    let talk = *tables.talk(transaction, place(user, id), now)?;
+    let (Some(person), Some((conversation, head, _))) = (
+        find_person(transaction, user)?,
+        find(transaction, &place(user, id))?,
+    ) else {
+        return Ok(None);
+    };
     let mut find = transaction
         .prepare_cached("SELECT read_offset FROM member WHERE conversation = ?1 AND person = ?2")?;
     let known: Option<u64> = find
-        .query_row([talk.id, person], |row| row.get(0))
+        .query_row([conversation, person], |row| row.get(0))
         .optional()?;
     let Some(before) = known else {
         return Ok(None);
     };
-    let offset = offset.min(talk.head).max(before);
+    let offset = offset.min(head).max(before);
     let moved = offset > before;
     if moved {
         let mut update = transaction.prepare_cached(
             "UPDATE member SET read_offset = ?3, read_at = ?4
              WHERE conversation = ?1 AND person = ?2",
         )?;
-        update.execute([talk.id, person, offset, now])?;
+        update.execute([conversation, person, offset, now])?;
     }
     Ok(Some(Marked { offset, moved }))
 }

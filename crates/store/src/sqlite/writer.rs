@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use heartline_core::store::{NewMessage, StoreError, Stored};
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
 use super::database::{Database, is_damaged, leave_the_log};
@@ -45,6 +45,9 @@ pub(crate) struct Waiting {
 pub(crate) trait Job: Send {
     /// Writes. It is done again when the transaction could not be made, and whatever it wrote
     /// is undone where it fails.
+    ///
+    /// # Errors
+    /// What the whole transaction fails by: the file is damaged, or it is rolled back already.
     fn run(&mut self, tables: &mut Tables, transaction: &Transaction<'_>) -> rusqlite::Result<()>;
 
     /// Says what it came to, once the transaction is on the disk, or that nothing was written.
@@ -67,8 +70,11 @@ where
         // What a job leaves when it fails must not become part of the others' transaction.
         transaction.execute_batch("SAVEPOINT job")?;
         let result = (self.write)(tables, transaction);
-        if result.is_err() {
+        if let Err(error) = &result {
             *tables = Tables::default();
+            if is_damaged(error) || transaction.is_autocommit() {
+                return result.map(drop);
+            }
             transaction.execute_batch("ROLLBACK TO job")?;
         }
         self.result = Some(result);
@@ -108,12 +114,28 @@ impl Work {
 
 /// How the writer fares, for whoever asks.
 #[derive(Default)]
-pub(crate) struct Health(AtomicBool);
+pub(crate) struct Health {
+    in_trouble: AtomicBool,
+    damaged: AtomicBool,
+}
 
 impl Health {
-    /// Whether the last that was to be stored could not be, or its log not be brought in.
+    /// Whether the last that was to be stored could not be, or its log not be brought in, or the
+    /// file was found damaged.
     pub(crate) fn is_in_trouble(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.in_trouble.load(Ordering::Relaxed) || self.is_damaged()
+    }
+
+    /// Notes what a question has failed by: to a file that it found damaged nothing more is
+    /// written.
+    pub(crate) fn hear(&self, error: &rusqlite::Error) {
+        if is_damaged(error) && !self.damaged.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the database is damaged: nothing is stored until a restart");
+        }
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 }
 
@@ -241,7 +263,9 @@ impl Writer {
     }
 
     fn fares(&self, is_in_trouble: bool) {
-        self.health.0.store(is_in_trouble, Ordering::Relaxed);
+        self.health
+            .in_trouble
+            .store(is_in_trouble, Ordering::Relaxed);
     }
 
     /// Believes no more of the file than the error leaves: `disk` if the disk has failed.
@@ -267,6 +291,9 @@ impl Writer {
     /// Sees that the file is as the connection has it, and opens it anew if that is in doubt; or
     /// says why nothing can be stored.
     fn is_believed(&mut self) -> Result<(), String> {
+        if self.health.is_damaged() {
+            self.belief = Belief::Broken;
+        }
         match self.belief {
             Belief::Good => return Ok(()),
             Belief::Broken => {
@@ -293,7 +320,10 @@ impl Writer {
         let connection = self.database.writer().map_err(|error| error.to_string())?;
         self.tables.forget(true);
         self.take(connection).map_err(|error| error.to_string())?;
-        if !self.has_the_last() {
+        // SQLite calls a page damaged also when the disk has not given it: the next batch asks
+        // again.
+        let has_the_last = self.has_the_last().map_err(|error| error.to_string())?;
+        if !has_the_last {
             tracing::error!(
                 database = %self.database.path(),
                 "the database has not got what was acknowledged: nothing is stored until a restart"
@@ -307,13 +337,13 @@ impl Writer {
     }
 
     /// Whether the last that was acknowledged is still there.
-    fn has_the_last(&self) -> bool {
+    fn has_the_last(&self) -> rusqlite::Result<bool> {
         let (Some((id, head)), Some(connection)) = (self.last, &self.connection) else {
-            return true;
+            return Ok(true);
         };
         let sql = "SELECT head >= ?2 FROM conversation WHERE id = ?1";
         let found = connection.query_row(sql, [id, head], |row| row.get(0));
-        found.unwrap_or(false)
+        Ok(found.optional()?.unwrap_or(false))
     }
 
     /// Closes the connection, and leaves the log as it is.
@@ -364,7 +394,8 @@ impl Writer {
             // The log begins anew.
             self.checkpoint_at = CHECKPOINT_PAGES;
         }
-        if pages >= self.checkpoint_at && self.belief == Belief::Good {
+        let is_good = self.belief == Belief::Good && !self.health.is_damaged();
+        if pages >= self.checkpoint_at && is_good {
             self.checkpoint_at = pages + RETRY_PAGES;
             self.checkpoint(if pages >= TRUNCATE_PAGES {
                 "TRUNCATE"
