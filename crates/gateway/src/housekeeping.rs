@@ -33,22 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             tokio::time::sleep(interval).await;
         }
     };
-    let shared_in_clock = shared.clone();
-    let clock = async move {
-        loop {
-            tokio::time::sleep(CLOCK_INTERVAL).await;
-            if let Some(before) = shared_in_clock.clock.follow() {
-                let was = before.duration_since(UNIX_EPOCH).unwrap_or_default();
-                let was = was.as_millis() as u64;
-                let now = shared_in_clock.unix_millis();
-                tracing::warn!(
-                    was,
-                    now,
-                    "the system's clock was set, or the machine has slept"
-                );
-            }
-        }
-    };
+    let clock = follow_clock(shared.clone());
     let shared_in_limits = shared.clone();
     let limits = async move {
         loop {
@@ -92,6 +77,22 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
     };
     tokio::join!(graces, clock, limits, trims, sweeps);
+}
+
+/// Takes over what the system's clock says, when that is set.
+async fn follow_clock(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(CLOCK_INTERVAL).await;
+        if let Some(before) = shared.clock.follow() {
+            let was = before.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let (was, now) = (was.as_millis() as u64, shared.unix_millis());
+            tracing::warn!(
+                was,
+                now,
+                "the system's clock was set, or the machine has slept"
+            );
+        }
+    }
 }
 
 /// Sweeps all shards, each in as many turns as that takes; how many entries were removed.
