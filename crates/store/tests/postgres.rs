@@ -419,6 +419,30 @@ fn a_message_whose_sender_was_told_that_it_failed_long_ago_does_not_appear_later
 }
 
 #[test]
+fn a_host_that_is_gone_without_a_word_keeps_no_question_from_the_next() {
+    let server = Server::start();
+    let runtime = support::runtime();
+    runtime.block_on(async {
+        // Nobody accepts, and what is more than may wait gets no answer at all.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let gone = socket.listen(1).unwrap();
+        let address = gone.local_addr().unwrap();
+        let moment = Duration::from_millis(300);
+        let mut waiting = Vec::new();
+        while let Ok(one) =
+            tokio::time::timeout(moment, tokio::net::TcpStream::connect(address)).await
+        {
+            waiting.push(one.unwrap());
+            assert!(waiting.len() < 100);
+        }
+        let store = server.open_after(address).await;
+        assert!(all(&store, 1).await.is_empty());
+        store.close().await;
+    });
+}
+
+#[test]
 fn an_end_does_not_wait_for_ever_for_a_server_that_is_away() {
     let server = Server::start();
     let runtime = support::runtime();

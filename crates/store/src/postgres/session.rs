@@ -11,7 +11,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::PostgresUrl;
 
-/// How long all of a connection may take: resolving, TLS, the password, which server it is.
+/// How long all of a connection may take, for each host: resolving, TLS, the password, which server it is.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long is waited between two attempts to connect, at first and at most.
@@ -105,7 +105,8 @@ impl Server {
     /// One attempt.
     pub(super) async fn connect(&self) -> Result<Arc<Session>, NotConnected> {
         let attempt = self.url.config().connect(self.tls.clone());
-        let (client, connection) = match tokio::time::timeout(CONNECT, attempt).await {
+        let time = CONNECT.saturating_mul(self.url.hosts());
+        let (client, connection) = match tokio::time::timeout(time, attempt).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
                 // Wrong password, no such role, no such database; a certificate that is not good.

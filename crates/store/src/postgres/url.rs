@@ -17,6 +17,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// How long a connection may take, where the URL does not say it.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// The same where there are several hosts, which are tried one after the other: a question must
+/// come to the last of them within its time.
+const CONNECT_ONE: Duration = Duration::from_secs(1);
+
 /// A server that vanished without a word is noticed after about this time.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -107,6 +111,11 @@ impl PostgresUrl {
         &self.config
     }
 
+    /// How many hosts are tried one after the other, at least 1.
+    pub(super) fn hosts(&self) -> u32 {
+        u32::try_from(hosts(&self.config)).unwrap_or(u32::MAX)
+    }
+
     /// The way to TLS that it asks for.
     ///
     /// # Errors
@@ -126,6 +135,12 @@ impl PostgresUrl {
     }
 }
 
+/// How many hosts there are to try.
+fn hosts(config: &Config) -> usize {
+    let (names, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    names.len().max(addresses.len())
+}
+
 /// What it says nothing of.
 fn complete(config: &mut Config) -> Result<(), String> {
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
@@ -135,7 +150,10 @@ fn complete(config: &mut Config) -> Result<(), String> {
         config.application_name("heartline");
     }
     if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT);
+        config.connect_timeout(match hosts(config) {
+            0 | 1 => CONNECT,
+            _ => CONNECT_ONE,
+        });
     }
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(SILENCE);

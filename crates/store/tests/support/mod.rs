@@ -113,6 +113,14 @@ impl Server {
         PostgresStore::open(&url).await.unwrap()
     }
 
+    /// One whose URL names a host first that is gone without a word.
+    pub async fn open_after(&self, gone: std::net::SocketAddr) -> PostgresStore {
+        let own = format!("127.0.0.1:{}/", self.port);
+        let url = self.url.replace(&own, &format!("{gone},{own}"));
+        let url = PostgresUrl::parse(&url).unwrap();
+        PostgresStore::open(&url).await.unwrap()
+    }
+
     /// One that comes by the socket: passwords take long to derive in a debug build.
     pub async fn open_locally(&self) -> PostgresStore {
         let (folder, port) = (self.folder.display(), &self.port);
