@@ -17,6 +17,8 @@ pub struct Clock {
     start: Instant,
     /// Microseconds. All copies have one, which stays for as long as the process: 8 bytes.
     unix_start: &'static AtomicU64,
+    /// What it was at the start.
+    first: u64,
     follows: bool,
 }
 
@@ -36,6 +38,7 @@ impl Clock {
         Clock {
             start: Instant::now(),
             unix_start: Box::leak(Box::new(AtomicU64::new(micros(unix_start)))),
+            first: micros(unix_start),
             follows,
         }
     }
@@ -69,6 +72,12 @@ impl Clock {
     /// The Unix time in milliseconds of a moment of this clock.
     pub fn unix_millis(&self, at: Micros) -> u64 {
         self.unix_start.load(Ordering::Relaxed).saturating_add(at.0) / 1000
+    }
+
+    /// The same by the system's clock as it was at the start: whatever is ordered by it stays so
+    /// when that is set.
+    pub fn steady_millis(&self, at: Micros) -> u64 {
+        self.first.saturating_add(at.0) / 1000
     }
 
     /// The moment of this clock at a Unix time in milliseconds.
@@ -105,6 +114,8 @@ mod tests {
         assert_eq!(clock.follow(), None);
         let before = clock.set(100 * DAY).unwrap();
         assert!(before < UNIX_EPOCH + DAY + Duration::from_secs(5));
+        let steady = copy.steady_millis(copy.now());
+        assert!((0..5_000).contains(&(steady - 86_400_000)), "{steady}");
         let now = copy.unix_millis(copy.now());
         assert!((0..5_000).contains(&(now - 8_640_000_000)), "{now}");
         assert!(clock.now() - at < Duration::from_secs(5));

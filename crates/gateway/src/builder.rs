@@ -493,7 +493,7 @@ impl Parts {
 fn alone(config: &Config, clock: Clock) -> LocalBackplane {
     let now = move || {
         let at = clock.now();
-        let unix_millis = clock.unix_millis(at);
+        let unix_millis = clock.steady_millis(at);
         Moment { at, unix_millis }
     };
     LocalBackplane::new(config.offline_grace, Box::new(now))

@@ -28,7 +28,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         loop {
             let now = shared_in_graces.clock.now();
-            let at = shared_in_graces.clock.unix_millis(now);
+            let at = shared_in_graces.clock.steady_millis(now);
             shared_in_graces.fanout.backplane.local().expire(now, at);
             tokio::time::sleep(interval).await;
         }

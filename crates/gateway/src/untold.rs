@@ -344,15 +344,12 @@ async fn tell_others(shared: Arc<Shared>, due: Due) {
     let Some(due) = &mine.due else { return };
     match mine.shared.notify_of(due).await {
         Ok(()) => mine.sent(),
-        Err(error) => {
-            tracing::warn!(%error, "a conversation's members cannot be told yet");
-            tokio::time::sleep(AGAIN).await;
-        }
+        Err(error) => tracing::warn!(%error, "a conversation's members cannot be told yet"),
     }
 }
 
-/// One that is being sent. It is given back if it is dropped before that, for whatever reason: a
-/// store may panic, and the others of the conversation wait for this one.
+/// One that is being sent. It is given back after a while if it is dropped before that, for whatever
+/// reason: a store may panic, and the others of the conversation wait for this one.
 struct Mine {
     shared: Arc<Shared>,
     due: Option<Due>,
@@ -368,8 +365,14 @@ impl Mine {
 
 impl Drop for Mine {
     fn drop(&mut self) {
-        if let Some(due) = self.due.take() {
-            self.shared.notices.give_back(due);
+        let Some(due) = self.due.take() else { return };
+        let shared = self.shared.clone();
+        // Without a runtime nobody sends it any more.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(AGAIN).await;
+                shared.notices.give_back(due);
+            });
         }
     }
 }

@@ -119,7 +119,8 @@ impl Watches {
     }
 
     fn unix_millis(&self) -> u64 {
-        self.clock.unix_millis(self.clock.now())
+        // As the backplane tells it.
+        self.clock.steady_millis(self.clock.now())
     }
 
     /// When what is known of users elsewhere could last be believed, as far as this node noticed,

@@ -233,7 +233,9 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
         () = signals.until_told(node.certificate, &mut drain_wanted) => {}
         error = failure(node.serving) => return Err(refuse(Exit::Failed, error)),
     }
-    let until = Instant::now() + settings.gateway.drain_timeout + LAST_ANSWERS;
+    // A drain takes no longer than this.
+    let spread = settings.gateway.drain_spread.unwrap_or_default();
+    let until = Instant::now() + spread + settings.gateway.drain_timeout + LAST_ANSWERS;
     signals.drain(&node.gateway).await?;
     // The public listener has closed by itself; the operators' stays to the
     // end, so that the drain can be watched. Who has asked by now is answered.

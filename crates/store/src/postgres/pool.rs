@@ -61,14 +61,17 @@ impl Pool {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
             return Err(StoreError::Overloaded);
         }
+        let late = || StoreError::Failed("PostgreSQL does not answer".into());
         let asked = tokio::time::timeout(TIME, async {
             let closed = |_| StoreError::Failed("the store is closed".into());
-            let _permit = self.free.acquire().await.map_err(closed)?;
+            // Who asks has time left: where more questions come than are answered, those that are
+            // asked are still answered, and their connections kept.
+            let free = tokio::time::timeout(TIME / 2, self.free.acquire()).await;
+            let _permit = free.map_err(|_| late())?.map_err(closed)?;
             self.ask_now(&question).await
         });
         let asked = asked.await;
         drop(counted);
-        let late = || StoreError::Failed("PostgreSQL does not answer".into());
         asked.unwrap_or_else(|_| Err(late()))
     }
 

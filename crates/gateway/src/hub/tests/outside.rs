@@ -209,7 +209,7 @@ fn a_store_that_panics_keeps_no_notification_back() {
     let [mut ann, _ben, mut cid] = three(&mut world);
     world.run(seconds(31));
     store.fails.store(9, Ordering::Relaxed);
-    store.panics.store(1, Ordering::Relaxed);
+    store.panics.store(5, Ordering::Relaxed);
     ann.says(&write("one"));
     ann.says(&write("two"));
     world.run(seconds(1));
