@@ -655,7 +655,8 @@ class Tab {
     if (message.to !== "all" && message.to !== this.id) return;
     if (message.what === "legacy") {
       const { session, place, had, left } = message;
-      this.#legacy = { session, place, had, left };
+      // A tab with an earlier version of this does not say who was where: then all begin afresh.
+      this.#legacy = had ? { session, place, had, left } : nothing();
     } else if (message.what === "wake") {
       // Who has an attempt of its own on the way is not woken for the next one.
       if (!this.#current) this.wake();

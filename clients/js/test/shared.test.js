@@ -333,6 +333,40 @@ describe("when the tab that carries", () => {
     assert.equal(await outcome(sent), "done");
   });
 
+  it("has an earlier version and is closed, the next takes over afresh", async () => {
+    const all = world();
+    const page = all.tabs.open();
+    // What such a one says to the next is by what the connection goes on, and no more.
+    const channel = (name) => {
+      const one = page.browser.channel(name);
+      const say = one.postMessage;
+      one.postMessage = ({ had, left, ...message }) => say(message);
+      return one;
+    };
+    all.open("a", { browser: { ...page.browser, channel } });
+    const b = all.open("b");
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    void b.client.join("lobby");
+    await heard();
+    all.link.find("join")[0].reply({ ok: true });
+    await heard();
+    page.close();
+    await heard();
+    await all.clock.pass(50);
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual([status(b), b.client.state.recovered], [["connected"], false]);
+    // Nobody knows by now what the others were in: a connection that goes on would stay in there.
+    assert.deepEqual([all.link.tab, all.link.earlier], ["b", undefined]);
+    assert.deepEqual(
+      all.link.find("join").map(({ data }) => data),
+      ["lobby"],
+    );
+  });
+
   it("crashes, the next takes over afresh", async () => {
     const { all, a, b } = await two();
     void b.client.join("lobby");
