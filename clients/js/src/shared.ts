@@ -446,10 +446,11 @@ class Carrier {
   }
 
   /** Leaves the rooms and ends the watches that nobody else wants. */
-  #forget({ rooms, watches }: Guest): void {
+  #forget({ rooms, goesOn, watches }: Guest): void {
     if (!this.#hello) return;
-    for (const room of rooms) this.#depart(room);
+    for (const room of new Set([...rooms, ...goesOn])) this.#depart(room);
     rooms.clear();
+    goesOn.clear();
     for (const [key, what] of watches)
       if (!this.#isWanted((guest) => guest.watches.has(key)))
         this.#link?.emit("presence:unwatch", what);

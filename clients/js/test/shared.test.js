@@ -676,6 +676,23 @@ describe("the rooms of a tab that is closed", () => {
           assert.deepEqual(leaves(all), [who]);
         });
 
+  it("are left also if it ends before it has joined them again", async () => {
+    const { all, tabs } = await three({ isByRoom: true, isDeaf: true });
+    await lose(all);
+    await pass(Object.values(tabs), 1000);
+    // It waits for this attempt, and hears nothing of what comes of it.
+    tabs.b.sleep();
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    assert.deepEqual(leaves(all), []);
+    tabs.b.crash();
+    await heard();
+    assert.deepEqual(leaves(all), ["b"]);
+    tabs.a.client.leave("lobby");
+    await heard();
+    assert.deepEqual(leaves(all), ["b", "lobby"]);
+  });
+
   it("stay joined for one that is late and was in there", async () => {
     const { all, tabs } = await three();
     tabs.b.sleep();
