@@ -200,6 +200,8 @@ class Carrier {
     public legacy: Legacy,
   ) {
     this.#announce({ what: "carrier" });
+    // One that has gone meanwhile does not come back, either.
+    for (const tab of legacy.had.keys()) this.#watch(tab);
   }
 
   /** Lets go of the connection, and says by what it can be gone on; or also that its tab is gone. */
@@ -272,11 +274,15 @@ class Carrier {
     return [...this.#guests.values()].some(by);
   }
 
+  #watch(tab: Id): void {
+    if (!this.#watched.has(tab)) this.whenGone(tab, () => this.#gone(tab));
+    this.#watched.add(tab);
+  }
+
   #dialled(tab: Id, link: number, { token, before, isWoken }: Said & { what: "dial" }): void {
     const known = this.#guests.get(tab);
     if (known?.link === link) return;
-    if (!this.#watched.has(tab)) this.whenGone(tab, () => this.#gone(tab));
-    this.#watched.add(tab);
+    this.#watch(tab);
     const guest: Guest = {
       link,
       before,

@@ -676,6 +676,28 @@ describe("the rooms of a tab that is closed", () => {
           assert.deepEqual(leaves(all), [who]);
         });
 
+  it("are left by the next that carries, of one that never comes to that", async () => {
+    for (const isGoneBefore of [false, true]) {
+      const { all, tabs } = await three();
+      void tabs.c.client.join("lobby");
+      await heard();
+      tabs.c.sleep();
+      tabs.a.close();
+      if (isGoneBefore) tabs.c.crash();
+      await heard();
+      await pass([tabs.b], 50);
+      all.link.events.hello({ ...HELLO, recovered: true });
+      await heard();
+      assert.deepEqual([all.link.tab, tabs.b.client.state.recovered], ["b", true]);
+      if (!isGoneBefore) tabs.c.crash();
+      await heard();
+      assert.deepEqual(leaves(all), ["a"]);
+      tabs.b.client.leave("lobby");
+      await heard();
+      assert.deepEqual(leaves(all), ["a", "lobby"]);
+    }
+  });
+
   it("are left also if it ends before it has joined them again", async () => {
     const { all, tabs } = await three({ isByRoom: true, isDeaf: true });
     await lose(all);
