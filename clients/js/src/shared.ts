@@ -174,6 +174,9 @@ class Carrier {
   #link: Link | undefined;
   #hello: Hello | undefined;
   #attempt = 0;
+  /** The token of the attempt, and with which each tab has come to it. */
+  #token: string | undefined;
+  readonly #asked = new Map<Id, string | undefined>();
   #place: string | undefined;
   #last: End = LOST;
   #heardAt = -Infinity;
@@ -282,6 +285,8 @@ class Carrier {
   #dialled(tab: Id, link: number, { token, before, isWoken }: Said & { what: "dial" }): void {
     const known = this.#guests.get(tab);
     if (known?.link === link) return;
+    const isChanged = this.#asked.has(tab) && this.#asked.get(tab) !== token;
+    this.#asked.set(tab, token);
     this.#watch(tab);
     const guest: Guest = {
       link,
@@ -295,13 +300,21 @@ class Carrier {
     this.#tell(tab, link, { what: "heard" });
     if (this.#asking !== undefined) return;
     if (this.#hello) this.#greet(tab, guest);
-    else if (this.#link) return;
+    else if (this.#link) {
+      // A tab has another token than it came with: a refusal of the old one would be final for all.
+      if (!isChanged || token === this.#token) return;
+      const old = this.#link;
+      this.#drop();
+      old.close(false);
+      this.#begin(token);
+    }
     // Who came because of an attempt that has failed meanwhile begins none, or it would never end.
     else if (isWoken) this.#bid(tab, guest, this.#last);
     else this.#begin(token);
   }
 
   #begin(token: string | undefined): void {
+    this.#token = token;
     const attempt = ++this.#attempt;
     const current = () => attempt === this.#attempt;
     const events: LinkEvents = {
@@ -390,6 +403,7 @@ class Carrier {
     const link = this.#link;
     this.#drop();
     link?.close(false);
+    this.#asked.clear();
     this.#last = end.kind === "retry" ? end : LOST;
     for (const [tab, guest] of [...this.#guests]) this.#bid(tab, guest, end);
   }
@@ -420,6 +434,7 @@ class Carrier {
   #leave(forGood: boolean): void {
     const link = this.#link;
     this.#drop();
+    this.#asked.clear();
     if (forGood) this.legacy = nothing();
     link?.close(forGood);
     this.idle();
@@ -428,6 +443,7 @@ class Carrier {
   #gone(tab: Id): void {
     const guest = this.#guests.get(tab);
     this.#watched.delete(tab);
+    this.#asked.delete(tab);
     this.#guests.delete(tab);
     if (guest) this.#forget(guest);
     this.abandon(tab);

@@ -610,6 +610,56 @@ describe("when a tab is closed while a connection is looked for", () => {
   });
 });
 
+describe("a token that is changed while two tabs wait for a connection", () => {
+  const waiting = async () => {
+    const all = world();
+    const [a, b] = [all.open("a"), all.open("b")];
+    await heard();
+    assert.deepEqual([all.links.length, all.link.token], [1, "b"]);
+    return { all, a, b };
+  };
+
+  for (const who of ["a", "b"])
+    it(`begins the attempt anew, once for all who are given it, where ${who} is the first`, async () => {
+      const { all, a, b } = await waiting();
+      const [first, second] = who === "a" ? [a, b] : [b, a];
+      const [old] = all.links;
+      await first.client.setToken("new");
+      await heard();
+      await second.client.setToken("new");
+      await heard();
+      assert.deepEqual([all.links.length, all.link.token, old.closed], [2, "new", [false]]);
+      // What is said of the old one is nobody's any more.
+      const error = new HeartlineError("AUTH_TOKEN_INVALID", "no");
+      old.events.end({ kind: "final", reason: "refused", error });
+      all.link.events.hello(HELLO);
+      await heard();
+      assert.deepEqual(status(a, b), ["connected", "connected"]);
+      for (const { client } of [a, b]) client.disconnect();
+      await heard();
+      assert.equal(all.tabs.left, 0);
+    });
+
+  it("begins nothing anew where it is the one that the tab had, or the first that it comes with", async () => {
+    const { all, a, b } = await waiting();
+    let asked = 0;
+    const c = all.open("c", { token: async () => `c${++asked}` });
+    await heard();
+    await a.client.setToken("a");
+    await heard();
+    assert.deepEqual([all.links.length, all.link.closed, asked], [1, [], 1]);
+    // The next attempt is another one, and a tab may come to it with another token.
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    b.client.connect();
+    await heard();
+    assert.deepEqual([all.links.length, all.link.token, asked], [2, "b", 2]);
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(status(a, b, c), ["connected", "connected", "connected"]);
+  });
+});
+
 it("a transport that cannot be ends in a state, for all tabs", async () => {
   const { clock, open } = world();
   const tabs = ["a", "b"].map((name) => {
