@@ -39,8 +39,11 @@ export interface OutboxStore {
    */
   load(found: (messages: readonly Stored[]) => void): Promise<void>;
   put(message: Stored): Promise<void>;
-  /** Forgets the message of this `key`, or of this `tempId` if it has none. */
-  remove(key: string): Promise<void>;
+  /**
+   * Forgets the message of this `tempId`. Who has a `key` is known by that: another one may have the
+   * same `tempId`, of another conversation.
+   */
+  remove(tempId: string, key?: string): Promise<void>;
 }
 
 export interface OutboxOptions {
@@ -104,7 +107,7 @@ export function openOutbox(
     // Nobody overtakes those that wait for room.
     if (parked.length) return void parked.push(entry);
     const done = (settle: () => void) => {
-      store.remove(message.key ?? message.tempId).catch(unkept(message));
+      store.remove(message.tempId, message.key).catch(unkept(message));
       settle();
     };
     // Whoever finds no room in an empty queue never will.
@@ -188,7 +191,7 @@ export function memory(kept: Map<string, Stored> = new Map()): OutboxStore {
     async put(message) {
       kept.set(message.key ?? message.tempId, message);
     },
-    async remove(key) {
+    async remove(tempId, key = tempId) {
       kept.delete(key);
     },
   };
@@ -277,7 +280,7 @@ export function indexedDb(name: string): OutboxStore {
       change((table) =>
         settled(table.add({ ...message, tempId: key ?? message.tempId, owner })),
       ).then(() => {}),
-    remove: (key) =>
+    remove: (tempId, key = tempId) =>
       change(async (table) => {
         const keys = await settled(table.index("tempId").getAllKeys(key));
         for (const number of keys) table.delete(number);

@@ -174,6 +174,9 @@ class Carrier {
   #link: Link | undefined;
   #hello: Hello | undefined;
   #attempt = 0;
+  /** The token of the attempt, and with which each tab has come to it. */
+  #token: string | undefined;
+  readonly #asked = new Map<Id, string | undefined>();
   #place: string | undefined;
   #last: End = LOST;
   #heardAt = -Infinity;
@@ -200,6 +203,8 @@ class Carrier {
     public legacy: Legacy,
   ) {
     this.#announce({ what: "carrier" });
+    // One that has gone meanwhile does not come back, either.
+    for (const tab of legacy.had.keys()) this.#watch(tab);
   }
 
   /** Lets go of the connection, and says by what it can be gone on; or also that its tab is gone. */
@@ -272,11 +277,17 @@ class Carrier {
     return [...this.#guests.values()].some(by);
   }
 
+  #watch(tab: Id): void {
+    if (!this.#watched.has(tab)) this.whenGone(tab, () => this.#gone(tab));
+    this.#watched.add(tab);
+  }
+
   #dialled(tab: Id, link: number, { token, before, isWoken }: Said & { what: "dial" }): void {
     const known = this.#guests.get(tab);
     if (known?.link === link) return;
-    if (!this.#watched.has(tab)) this.whenGone(tab, () => this.#gone(tab));
-    this.#watched.add(tab);
+    const isChanged = this.#asked.has(tab) && this.#asked.get(tab) !== token;
+    this.#asked.set(tab, token);
+    this.#watch(tab);
     const guest: Guest = {
       link,
       before,
@@ -289,13 +300,21 @@ class Carrier {
     this.#tell(tab, link, { what: "heard" });
     if (this.#asking !== undefined) return;
     if (this.#hello) this.#greet(tab, guest);
-    else if (this.#link) return;
+    else if (this.#link) {
+      // A tab has another token than it came with: a refusal of the old one would be final for all.
+      if (!isChanged || token === this.#token) return;
+      const old = this.#link;
+      this.#drop();
+      old.close(false);
+      this.#begin(token);
+    }
     // Who came because of an attempt that has failed meanwhile begins none, or it would never end.
     else if (isWoken) this.#bid(tab, guest, this.#last);
     else this.#begin(token);
   }
 
   #begin(token: string | undefined): void {
+    this.#token = token;
     const attempt = ++this.#attempt;
     const current = () => attempt === this.#attempt;
     const events: LinkEvents = {
@@ -384,6 +403,7 @@ class Carrier {
     const link = this.#link;
     this.#drop();
     link?.close(false);
+    this.#asked.clear();
     this.#last = end.kind === "retry" ? end : LOST;
     for (const [tab, guest] of [...this.#guests]) this.#bid(tab, guest, end);
   }
@@ -414,6 +434,7 @@ class Carrier {
   #leave(forGood: boolean): void {
     const link = this.#link;
     this.#drop();
+    this.#asked.clear();
     if (forGood) this.legacy = nothing();
     link?.close(forGood);
     this.idle();
@@ -422,6 +443,7 @@ class Carrier {
   #gone(tab: Id): void {
     const guest = this.#guests.get(tab);
     this.#watched.delete(tab);
+    this.#asked.delete(tab);
     this.#guests.delete(tab);
     if (guest) this.#forget(guest);
     this.abandon(tab);
@@ -446,10 +468,11 @@ class Carrier {
   }
 
   /** Leaves the rooms and ends the watches that nobody else wants. */
-  #forget({ rooms, watches }: Guest): void {
+  #forget({ rooms, goesOn, watches }: Guest): void {
     if (!this.#hello) return;
-    for (const room of rooms) this.#depart(room);
+    for (const room of new Set([...rooms, ...goesOn])) this.#depart(room);
     rooms.clear();
+    goesOn.clear();
     for (const [key, what] of watches)
       if (!this.#isWanted((guest) => guest.watches.has(key)))
         this.#link?.emit("presence:unwatch", what);
@@ -655,7 +678,8 @@ class Tab {
     if (message.to !== "all" && message.to !== this.id) return;
     if (message.what === "legacy") {
       const { session, place, had, left } = message;
-      this.#legacy = { session, place, had, left };
+      // A tab with an earlier version of this does not say who was where: then all begin afresh.
+      this.#legacy = had ? { session, place, had, left } : nothing();
     } else if (message.what === "wake") {
       // Who has an attempt of its own on the way is not woken for the next one.
       if (!this.#current) this.wake();

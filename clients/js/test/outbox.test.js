@@ -71,6 +71,33 @@ describe("an outbox", () => {
     all.client.disconnect();
   });
 
+  it("tells an app's own store which message to forget by its name first, then by its key", async () => {
+    const kept = new Map([["old", { tempId: "old", event: "e", data: { tempId: "old" }, at: 0 }]]);
+    const removed = [];
+    const store = {
+      load: async (found) => found([...kept.values()]),
+      put: async (message) => void kept.set(message.tempId, message),
+      remove: async (...names) => {
+        removed.push(names);
+        kept.delete(names[0]);
+      },
+    };
+    const all = connected();
+    const outbox = openOutbox(all.client, store);
+    const sent = send(outbox, "one");
+    await turn();
+    const { key } = kept.get("t one");
+    for (const { reply } of [...all.link.find("e"), ...all.link.find("message:send")]) reply({ ok: true });
+    assert.equal(await outcome(sent), "done");
+    await turn();
+    assert.equal(kept.size, 0);
+    assert.deepEqual(removed, [
+      ["old", undefined],
+      ["t one", key],
+    ]);
+    all.client.disconnect();
+  });
+
   it("keeps what was not sent over a disconnect, and sends it after the next connect", async () => {
     const kept = new Map();
     const all = start();

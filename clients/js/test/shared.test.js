@@ -333,6 +333,40 @@ describe("when the tab that carries", () => {
     assert.equal(await outcome(sent), "done");
   });
 
+  it("has an earlier version and is closed, the next takes over afresh", async () => {
+    const all = world();
+    const page = all.tabs.open();
+    // What such a one says to the next is by what the connection goes on, and no more.
+    const channel = (name) => {
+      const one = page.browser.channel(name);
+      const say = one.postMessage;
+      one.postMessage = ({ had, left, ...message }) => say(message);
+      return one;
+    };
+    all.open("a", { browser: { ...page.browser, channel } });
+    const b = all.open("b");
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    void b.client.join("lobby");
+    await heard();
+    all.link.find("join")[0].reply({ ok: true });
+    await heard();
+    page.close();
+    await heard();
+    await all.clock.pass(50);
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual([status(b), b.client.state.recovered], [["connected"], false]);
+    // Nobody knows by now what the others were in: a connection that goes on would stay in there.
+    assert.deepEqual([all.link.tab, all.link.earlier], ["b", undefined]);
+    assert.deepEqual(
+      all.link.find("join").map(({ data }) => data),
+      ["lobby"],
+    );
+  });
+
   it("crashes, the next takes over afresh", async () => {
     const { all, a, b } = await two();
     void b.client.join("lobby");
@@ -576,6 +610,56 @@ describe("when a tab is closed while a connection is looked for", () => {
   });
 });
 
+describe("a token that is changed while two tabs wait for a connection", () => {
+  const waiting = async () => {
+    const all = world();
+    const [a, b] = [all.open("a"), all.open("b")];
+    await heard();
+    assert.deepEqual([all.links.length, all.link.token], [1, "b"]);
+    return { all, a, b };
+  };
+
+  for (const who of ["a", "b"])
+    it(`begins the attempt anew, once for all who are given it, where ${who} is the first`, async () => {
+      const { all, a, b } = await waiting();
+      const [first, second] = who === "a" ? [a, b] : [b, a];
+      const [old] = all.links;
+      await first.client.setToken("new");
+      await heard();
+      await second.client.setToken("new");
+      await heard();
+      assert.deepEqual([all.links.length, all.link.token, old.closed], [2, "new", [false]]);
+      // What is said of the old one is nobody's any more.
+      const error = new HeartlineError("AUTH_TOKEN_INVALID", "no");
+      old.events.end({ kind: "final", reason: "refused", error });
+      all.link.events.hello(HELLO);
+      await heard();
+      assert.deepEqual(status(a, b), ["connected", "connected"]);
+      for (const { client } of [a, b]) client.disconnect();
+      await heard();
+      assert.equal(all.tabs.left, 0);
+    });
+
+  it("begins nothing anew where it is the one that the tab had, or the first that it comes with", async () => {
+    const { all, a, b } = await waiting();
+    let asked = 0;
+    const c = all.open("c", { token: async () => `c${++asked}` });
+    await heard();
+    await a.client.setToken("a");
+    await heard();
+    assert.deepEqual([all.links.length, all.link.closed, asked], [1, [], 1]);
+    // The next attempt is another one, and a tab may come to it with another token.
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    b.client.connect();
+    await heard();
+    assert.deepEqual([all.links.length, all.link.token, asked], [2, "b", 2]);
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(status(a, b, c), ["connected", "connected", "connected"]);
+  });
+});
+
 it("a transport that cannot be ends in a state, for all tabs", async () => {
   const { clock, open } = world();
   const tabs = ["a", "b"].map((name) => {
@@ -641,6 +725,45 @@ describe("the rooms of a tab that is closed", () => {
           for (const { client } of Object.values(others)) assert.equal(client.state.recovered, true);
           assert.deepEqual(leaves(all), [who]);
         });
+
+  it("are left by the next that carries, of one that never comes to that", async () => {
+    for (const isGoneBefore of [false, true]) {
+      const { all, tabs } = await three();
+      void tabs.c.client.join("lobby");
+      await heard();
+      tabs.c.sleep();
+      tabs.a.close();
+      if (isGoneBefore) tabs.c.crash();
+      await heard();
+      await pass([tabs.b], 50);
+      all.link.events.hello({ ...HELLO, recovered: true });
+      await heard();
+      assert.deepEqual([all.link.tab, tabs.b.client.state.recovered], ["b", true]);
+      if (!isGoneBefore) tabs.c.crash();
+      await heard();
+      assert.deepEqual(leaves(all), ["a"]);
+      tabs.b.client.leave("lobby");
+      await heard();
+      assert.deepEqual(leaves(all), ["a", "lobby"]);
+    }
+  });
+
+  it("are left also if it ends before it has joined them again", async () => {
+    const { all, tabs } = await three({ isByRoom: true, isDeaf: true });
+    await lose(all);
+    await pass(Object.values(tabs), 1000);
+    // It waits for this attempt, and hears nothing of what comes of it.
+    tabs.b.sleep();
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    assert.deepEqual(leaves(all), []);
+    tabs.b.crash();
+    await heard();
+    assert.deepEqual(leaves(all), ["b"]);
+    tabs.a.client.leave("lobby");
+    await heard();
+    assert.deepEqual(leaves(all), ["b", "lobby"]);
+  });
 
   it("stay joined for one that is late and was in there", async () => {
     const { all, tabs } = await three();
