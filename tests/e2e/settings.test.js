@@ -226,7 +226,7 @@ describe("the command line", () => {
       ['namespaces."/a-*".auth.mode=off', /named in full/],
       ["store.url=postgres://u@h/d?sslmode=verify-full&sslrootcert=/nowhere.pem", /nowhere\.pem cannot be read/],
       ["auth.jwt.public_key=keys/none.pem", /auth\.jwt\.public_key: keys\/none\.pem cannot be read: .+/],
-      ["store.url=sqlite:/nowhere/at/all.db", /store\.url: there is no folder for \/nowhere\/at\/all\.db/],
+      ["store.url=sqlite:///nowhere/at/all.db", /store\.url: there is no folder for \/nowhere\/at\/all\.db/],
     ]) {
       const { code, stderr } = await heartline(["config", "check", "--set", setting]);
       assert.equal(code, 2, setting);

@@ -353,7 +353,9 @@ describe("sign-in with a wallet", { timeout: 180000 }, () => {
     for (const [set, why] of [
       [["auth.wallet.enabled=true", "auth.jwt.secret=0123456789abcdef0123456789abcdef"], /domain/],
       [[...on, jwks], /either set auth\.jwt\.secret .* or auth\.wallet\.key/],
-      [[...on, "auth.wallet.key=/nowhere.pem"], /auth\.wallet\.key: (?!.*nowhere).* nor the name of a file/],
+      [[...on, "auth.wallet.key=/nowhere.pem"], /auth\.wallet\.key: \/nowhere\.pem cannot be read: /],
+      // It may be a key.
+      [[...on, "auth.wallet.key=nowhere"], /auth\.wallet\.key: (?!.*nowhere).* nor the name of a file/],
       [["auth.wallet.domain=https://app.example"], /must be a host/],
       [["auth.wallet.ttl=2h"], /at most 1h/],
     ]) {
