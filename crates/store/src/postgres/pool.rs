@@ -66,7 +66,7 @@ impl Pool {
             let closed = |_| StoreError::Failed("the store is closed".into());
             // Who asks has time left: where more questions come than are answered, those that are
             // asked are still answered, and their connections kept.
-            let free = tokio::time::timeout(TIME / 2, self.free.acquire()).await;
+            let free = tokio::time::timeout(TIME * 4 / 5, self.free.acquire()).await;
             let _permit = free.map_err(|_| late())?.map_err(closed)?;
             self.ask_now(&question).await
         });
