@@ -121,9 +121,8 @@ fn by_socketio(world: &mut World, other: &mut Client, number: u32, key: &str, da
 }
 
 fn by_live(world: &mut World, other: &mut Client, number: u32, key: &str, data: &str) {
-    let said = format!(
-        r#"{{"type":"publish","topic":"user:slow","event":"tick","data":[{number},"{data}"],"key":"{key}","id":{number}}}"#
-    );
+    let what = format!(r#""event":"tick","data":[{number},"{data}"],"key":"{key}""#);
+    let said = format!(r#"{{"type":"publish","topic":"user:slow",{what},"id":{number}}}"#);
     let answer = world.ask(other, &said);
     assert!(
         answer.iter().any(|one| one.contains(r#""type":"ack""#)),

@@ -359,7 +359,7 @@ fn failed() -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what).with_code(Code::Internal.as_str())
 }
 
-/// Does what a key was sent with once. /// Bodies have at most so many bytes.
+/// Does what a key was sent with once. Bodies have at most so many bytes.
 pub(super) async fn obey(
     With((answers, max_body)): With<(Answers, usize)>,
     request: Request,
