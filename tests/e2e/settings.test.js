@@ -226,16 +226,14 @@ describe("the command line", () => {
       ['namespaces."/a-*".auth.mode=off', /named in full/],
       ["store.url=postgres://u@h/d?sslmode=verify-full&sslrootcert=/nowhere.pem", /nowhere\.pem cannot be read/],
       ["auth.jwt.public_key=keys/none.pem", /auth\.jwt\.public_key: keys\/none\.pem cannot be read: .+/],
-      ["store.url=sqlite:///nowhere/at/all.db", /store\.url: there is no folder for \/nowhere\/at\/all\.db/],
     ]) {
       const { code, stderr } = await heartline(["config", "check", "--set", setting]);
       assert.equal(code, 2, setting);
       assert.match(stderr, words);
     }
+    // Folders are those of the machine that serves: `doctor` looks at them there, and a service makes its own.
     const journal = ["recovery.window=1m", "recovery.journal=/nowhere/journal"];
-    const kept = await heartline(["config", "check", ...journal.flatMap((one) => ["--set", one])]);
-    assert.equal(kept.code, 2);
-    assert.match(kept.stderr, /recovery\.journal: there is no folder for \/nowhere\/journal/);
+    assert.equal((await heartline(["config", "check", ...journal.flatMap((one) => ["--set", one])])).code, 0);
     const none = await heartline(["config", "check"]);
     // `serve --dev` takes it.
     assert.equal(none.code, 0);

@@ -62,31 +62,6 @@ pub(crate) fn check(settings: &Settings) -> Result<Option<String>, Exit> {
     Ok(None)
 }
 
-/// The folders that the files of a configuration need and that are not there, as sentences; whoever
-/// starts a node fails for each.
-pub(crate) fn missing_folders(settings: &Settings) -> Vec<String> {
-    let mut files = Vec::new();
-    #[cfg(feature = "sqlite")]
-    if let StoreUrl::Sqlite(path) = &settings.store {
-        files.push(("store.url", path));
-    }
-    let recovery = &settings.gateway.recovery;
-    let journal = recovery
-        .journal
-        .as_ref()
-        .filter(|_| recovery.window.is_some());
-    files.extend(journal.map(|path| ("recovery.journal", path)));
-    let missing = files.into_iter().filter_map(|(key, path)| {
-        let folder = path.parent()?;
-        let is_there = folder.as_os_str().is_empty() || folder.is_dir();
-        let (path, folder) = (path.display(), folder.display());
-        (!is_there).then(|| {
-            format!("{key}: there is no folder for {path} (mkdir -p {folder}, for the node's user)")
-        })
-    });
-    missing.collect()
-}
-
 /// Runs a node until a signal ends it.
 ///
 /// # Errors

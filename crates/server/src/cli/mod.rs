@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::given::Given;
 use crate::config::{self, Loaded};
-use crate::exit::{Exit, print, refuse};
+use crate::exit::{Exit, print};
 use crate::{dev, doctor, out, schedule, serve};
 
 /// A self-hosted realtime gateway that always knows who is really there.
@@ -82,9 +82,6 @@ fn check(loaded: Loaded, dev: bool) -> Result<(), Exit> {
         dev::prepare(&mut settings);
     }
     warnings.extend(serve::check(&settings)?);
-    if let Some(what) = serve::missing_folders(&settings).first() {
-        return Err(refuse(Exit::BadConfiguration, what));
-    }
     let next = settings.schedule.show_next(schedule::now(), 3);
     print("the configuration is good\n")?;
     print(&format!("retention is done next at {}\n", next.join(", ")))?;
