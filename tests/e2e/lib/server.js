@@ -82,6 +82,8 @@ export async function serve(
     async () => {
       if (ended) throw new Error(`the node ended before it listened: ${log}`);
       if (saysIt && !/\bready\b/.test(log)) return false;
+      // The greeting comes by another pipe than the log, and may be read after it.
+      if (dev && !out.includes("Ctrl-C stops it.")) return false;
       return fetch(`${http}/healthz`).then(
         (response) => response.ok,
         () => false,
