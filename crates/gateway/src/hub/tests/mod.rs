@@ -13,9 +13,11 @@ mod conversations_of;
 mod data;
 mod drain;
 mod gaps;
+mod grants;
 #[path = "../../../tests/support/invites_of.rs"]
 mod invites_of;
 mod leaving;
+mod limits;
 mod lists;
 mod logs;
 mod moving;
