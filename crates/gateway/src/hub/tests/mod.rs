@@ -26,6 +26,8 @@ mod outside;
 mod requests;
 mod resume;
 mod slow;
+#[path = "../../../tests/support/stalled.rs"]
+mod stalled;
 mod sweep;
 mod upgrade;
 mod views;
