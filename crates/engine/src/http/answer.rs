@@ -103,3 +103,9 @@ pub(super) fn problem(code: StatusCode, why: &str) -> Answer {
     }
     answer
 }
+
+/// Code that is not ours has panicked; what is said of that to who asked.
+pub(super) fn panicked() -> &'static str {
+    tracing::error!("the app's answer to an HTTP request panicked");
+    "the request could not be answered"
+}

@@ -1,6 +1,6 @@
 //! What the shards ask HTTP about newcomers: who may come in, and whether a request is one for
 //! a new WebSocket and nothing else. What is, begins without HTTP; for all the rest, whatever
-//! is wrong with it included, the answers are the [front's](super::front).
+//! is wrong with it included, the answers are [HTTP's](super::route).
 
 use std::io;
 use std::net::IpAddr;
@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::http::accept::Inside;
 use crate::http::cors::Origin;
-use crate::http::front::{HttpFront, Sender, names_its_host};
+use crate::http::front::{HttpFront, Sender};
+use crate::http::head::names_its_host;
 use crate::http::remote::client_address;
 use crate::http::upgrade::{PLAIN, agree, wants_upgrade};
 use crate::shard::ShardMessage;

@@ -1,13 +1,13 @@
-//! Bodies of requests, whose rest can be had back: whoever is answered while they still send may
-//! lose the answer to a reset of TCP if the connection ends then, so that what comes after it is
-//! read and thrown away, within bounds.
+//! Bodies of requests: read within bounds, and their rest had back. Whoever is answered while they
+//! still send may lose the answer to a reset of TCP if the connection ends then, so that what comes
+//! after it is read and thrown away, within bounds.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Buf as _;
+use bytes::{Buf as _, Bytes};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderMap};
@@ -18,6 +18,33 @@ const DISCARDED: usize = 8 << 20;
 const TIME: Duration = Duration::from_secs(10);
 /// How long nothing may come meanwhile: who has the answer may send no more.
 const STALLS: Duration = Duration::from_secs(1);
+/// How long a body may take that is read for an answer.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why there is no body.
+pub(super) enum BodyError {
+    TooLarge,
+    Broken,
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read_body<B>(mut body: B, limit: usize) -> Result<Bytes, BodyError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut kept = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| BodyError::Broken)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if data.len() > limit - kept.len() {
+            return Err(BodyError::TooLarge);
+        }
+        kept.extend_from_slice(&data);
+    }
+    Ok(kept.into())
+}
 
 /// A body that goes back when whoever was given it lets go of it, if there is more of it to come.
 pub struct Lent<B: Body + Unpin> {

@@ -2,9 +2,9 @@
 //!
 //! Both protocols end in the same event and start from the same publication:
 //! `socketio` and `live` translate, `events` decides who handles, `tasks` carries the
-//! handlers and `answers` brings what they come to, `connect` lets sockets in and `hello`
-//! greets them, `rooms` knows where they are, `turns` what has to wait for the line,
-//! `delivery` and `select` bring things to them,
+//! handlers and `answers` brings what they come to, `admission` finds out whose sockets they
+//! will be, `connect` lets them in and `hello` greets them, `rooms` knows where they are, `turns`
+//! what has to wait for the line, `delivery` and `select` bring things to them,
 //! `deadlines` and `sweep` watch them, `ends` and `drain` let them go, `resume` lets them go
 //! on, `gaps` tells of losses between nodes, `watching` brings what is watched, `query`
 //! answers the API.
@@ -13,6 +13,7 @@
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
 //! and no lock.
 
+mod admission;
 mod answers;
 mod connect;
 mod deadlines;

@@ -7,13 +7,15 @@
 //! mailbox, whose events up to that place are not for it ([`CatchingUp`]). So all it gets is in
 //! the order of the line, and the last place it has seen says everything that it has.
 //!
-//! `parking` keeps what a lost socket had and `ticket` is what its client brings; `taking_up`
-//! decides whether it goes on, `missed` finds and tells what it missed, `topics` the same of
-//! live topics, `catching_up` keeps that from coming twice. `written` and `direct` note what
-//! another process, and one socket's own events, need for it.
+//! `parking` keeps what a lost socket had and `ticket` is what its client brings; `fetching`
+//! has here what it had elsewhere, `taking_up` decides whether it goes on, `missed` finds and
+//! tells what it missed, `topics` the same of live topics, `catching_up` keeps that from coming
+//! twice. `written` and `direct` note what another process, and one socket's own events, need
+//! for it.
 
 mod catching_up;
 mod direct;
+pub(super) mod fetching;
 mod missed;
 mod parking;
 mod taking_up;

@@ -13,9 +13,11 @@ mod conversations_of;
 mod data;
 mod drain;
 mod gaps;
+mod grants;
 #[path = "../../../tests/support/invites_of.rs"]
 mod invites_of;
 mod leaving;
+mod limits;
 mod lists;
 mod logs;
 mod moving;
@@ -24,6 +26,8 @@ mod outside;
 mod requests;
 mod resume;
 mod slow;
+#[path = "../../../tests/support/stalled.rs"]
+mod stalled;
 mod sweep;
 mod upgrade;
 mod views;
