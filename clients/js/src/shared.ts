@@ -279,6 +279,10 @@ class Carrier {
     this.post({ to: tab, link, from: this.id, ...told });
   }
 
+  get hasGuests(): boolean {
+    return this.#guests.size > 0;
+  }
+
   #isWanted(by: (guest: Guest) => boolean): boolean {
     return [...this.#guests.values()].some(by);
   }
@@ -677,9 +681,12 @@ class Tab {
 
   /** The client wants no connection any more. */
   rest(): void {
-    // Who carries for others goes on.
-    if (this.#carrier) this.#carrier.abandon(this.id);
-    else this.leave();
+    this.#carrier?.abandon(this.id);
+    // Who carries for others goes on; and a connection that is there ends with its last guest.
+    if (this.#carrier?.hasGuests) return;
+    this.leave(true);
+    // It was a goodbye: if it comes again, and nobody is there, it begins afresh.
+    this.#legacy = nothing();
   }
 
   #post(message: ToCarrier | ToTab | ToAll): void {

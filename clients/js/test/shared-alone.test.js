@@ -65,3 +65,41 @@ describe("where the browser", () => {
     b.client.disconnect();
   });
 });
+
+describe("a tab that disconnects", () => {
+  const WHILE = {
+    "a connection is looked for": ({ all }) => all.link.events.end(RETRY),
+    "there is none any more": ({ all }) => all.link.events.end({ kind: "final", reason: "kicked" }),
+    "it has no network": ({ a }) => a.clock.tell("offline"),
+  };
+  for (const [what, happens] of Object.entries(WHILE))
+    it(`while ${what} leaves nothing behind, and begins afresh later`, async () => {
+      const one = await connected("a");
+      const { all, a } = one;
+      happens(one);
+      await heard();
+      a.client.disconnect();
+      await heard();
+      assert.deepEqual([all.tabs.left, all.clock.timers], [0, 0]);
+      a.client.connect();
+      await heard();
+      assert.deepEqual([all.links.length, all.link.earlier], [2, undefined]);
+      a.client.disconnect();
+      await heard();
+      assert.equal(all.tabs.left, 0);
+    });
+
+  it("while a connection is looked for leaves the others where they were", async () => {
+    const { all, a, b } = await connected("ab", "a");
+    await all.lose();
+    a.client.disconnect();
+    await heard();
+    await all.pass(1000);
+    assert.deepEqual([all.links.length, all.link.tab, all.link.earlier], [2, "b", { of: 0 }]);
+    await all.goOn();
+    assert.equal(b.client.state.recovered, true);
+    b.client.disconnect();
+    await heard();
+    assert.equal(all.tabs.left, 0);
+  });
+});
