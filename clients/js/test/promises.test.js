@@ -468,6 +468,43 @@ describe("a token function", () => {
     }
   });
 
+  it("that answers late does not take the place of a token that was given since", async () => {
+    for (const late of ["old", "<html>", new SignedOut()]) {
+      const clock = new Clock();
+      let asks = 0;
+      let answer;
+      const all = start({
+        platform: clock,
+        token: () =>
+          ++asks > 1
+            ? new Promise((given, failed) => (answer = typeof late === "string" ? given : failed))
+            : token(clock, 60),
+      });
+      await settled();
+      all.link.events.hello(HELLO);
+      for (const second of [24, 24]) {
+        await clock.pass(second * 1000);
+        all.link.events.alive();
+      }
+      const taken = all.client.setToken("new");
+      await settled();
+      answer(late);
+      await settled();
+      const asked = all.link.find("auth:refresh");
+      assert.deepEqual(
+        asked.map(({ data }) => data.token),
+        ["new"],
+      );
+      asked[0].reply({ ok: true });
+      assert.deepEqual([all.status, await outcome(taken)], ["connected", "done"]);
+      // What was refused of the old one is not asked for again.
+      await clock.pass(20_000);
+      assert.equal(all.link.find("auth:refresh").length, 1);
+      all.client.disconnect();
+      assert.ok(all.isClean());
+    }
+  });
+
   it("may be changed: the connection has the new token, and so has the next attempt", async () => {
     const all = start({ token: "old" });
     all.link.events.hello(HELLO);
