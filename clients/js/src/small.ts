@@ -146,7 +146,8 @@ export class Small<
   /** What the server promises: a ping so often, and how late it may be, in milliseconds. */
   #interval = 0;
   #grace = 0;
-  #heardAt = 0;
+  /** When something was heard last, by `platform.now()`. */
+  protected heardAt = 0;
   /** When it was asked whether it lives, where pings are not heard. */
   #askedAt = 0;
   /** Unix milliseconds of the server's clock less those of this one's. */
@@ -434,7 +435,7 @@ export class Small<
     if (this.#hasSlept()) return this.#probe();
     const { now } = this.#clocks;
     const isDeaf = this.link?.isDeaf;
-    let until = this.#heardAt + this.#interval;
+    let until = this.heardAt + this.#interval;
     if (isDeaf && now >= until) {
       if (this.#askedAt < until) {
         this.#askedAt = now;
@@ -457,7 +458,7 @@ export class Small<
     const asked = this.platform.now();
     this.timers.set("probe", PROBE, () => {
       const isLate = this.#hasSlept() || this.platform.now() - asked > PROBE + LATE;
-      const isHeard = this.#heardAt - asked > PROBE / 2;
+      const isHeard = this.heardAt - asked > PROBE / 2;
       if (isHeard || (isLate && isFirst)) this.#probe(isHeard);
       else this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
     });
@@ -468,7 +469,7 @@ export class Small<
   }
 
   #alive(): void {
-    this.#heardAt = this.platform.now();
+    this.heardAt = this.platform.now();
   }
 
   /** Milliseconds to the server and back. */
@@ -481,7 +482,7 @@ export class Small<
     const asked = this.platform.now();
     await this.ask(ask);
     this.#alive();
-    return (this.#latency = this.#heardAt - asked);
+    return (this.#latency = this.heardAt - asked);
   }
 
   // --- the token -------------------------------------------------------
