@@ -265,7 +265,7 @@ class Carrier {
         }
         return;
       case "ping":
-        return link.ping(() => reply({}));
+        return link.ping((pong) => reply(pong ?? {}));
       case "join":
         return this.#join(guest, message.room, reply);
       case "leave":
@@ -817,11 +817,7 @@ class Tab {
           () => reply(),
         );
       },
-      ping: (reply) =>
-        ask(
-          (id) => ({ what: "ping", id }),
-          () => reply(),
-        ),
+      ping: (reply) => ask((id) => ({ what: "ping", id }), reply),
       session: () => new Stay(place ?? before.place),
       close: (forGood) => {
         over();

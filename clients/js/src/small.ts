@@ -310,7 +310,6 @@ export class Small<
   #opened(hello: Hello, token: string | undefined): void {
     if (this.#hello) return;
     const { pingInterval, pingTimeout, recovered, serverTime } = hello;
-    const unix = this.platform.unix();
     this.#hello = hello;
     this.#interval = pingInterval > 0 ? pingInterval : 25_000;
     this.#grace = pingTimeout > 0 ? pingTimeout : 20_000;
@@ -319,7 +318,7 @@ export class Small<
     this.#alive();
     // From now on.
     this.#hasSlept();
-    this.#skew = serverTime > 0 ? serverTime - unix : 0;
+    this.#compare(serverTime);
     this.timers.set("stable", STABLE, () => {
       this.#failures = this.#renewals = 0;
     });
@@ -474,14 +473,23 @@ export class Small<
 
   /** Milliseconds to the server and back. */
   ping(): Promise<number> {
-    return this.#measure((reply) => this.link?.ping(() => reply({})));
+    return this.#measure((reply) =>
+      // Also one that is refused is a sign of life.
+      this.link?.ping((pong) => reply({ ...pong, ok: true })),
+    );
+  }
+
+  /** Sets this clock beside the server's, if that has said its time: either may be set meanwhile. */
+  #compare(time: unknown): void {
+    if ((time as number) > 0) this.#skew = (time as number) - this.platform.unix();
   }
 
   /** By this client's own clock, how long an answer takes. */
   async #measure(ask: (reply: (reply: Reply) => void) => void): Promise<number> {
     const asked = this.platform.now();
-    await this.ask(ask);
+    const { timestamp } = await this.ask(ask);
     this.#alive();
+    this.#compare(timestamp);
     return (this.#latency = this.heardAt - asked);
   }
 

@@ -463,8 +463,8 @@ export interface Link {
   /** The reply may say `recovered`, and bring a `snapshot`. */
   join(room: string, reply: (reply: Reply) => void): void;
   leave(room: string, reply: () => void): void;
-  /** Asks for a sign of life. */
-  ping(reply: () => void): void;
+  /** Asks for a sign of life. The reply may say the server's time: `timestamp`, Unix milliseconds. */
+  ping(reply: (pong?: Reply) => void): void;
   /** The server's own pings cannot be heard: `ping` is needed when it is silent. */
   readonly isDeaf?: boolean;
   /** Each room has to be joined again, also by a connection that is recovered. */

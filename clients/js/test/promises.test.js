@@ -468,6 +468,35 @@ describe("a token function", () => {
     }
   });
 
+  it("is asked in time by the server's clock, also where this one is set meanwhile", async () => {
+    for (const by of [3_600_000, -3_600_000]) {
+      const clock = new Clock();
+      const begin = clock.unix() - clock.now();
+      const server = () => begin + clock.now();
+      // It lasts a minute by the server's clock.
+      const make = () => token(clock, (server() - clock.unix()) / 1000 + 60);
+      const all = start({ platform: clock, token: async () => make() });
+      await settled();
+      all.link.events.hello({ ...HELLO, serverTime: server() });
+      clock.sleep(by);
+      const counts = [];
+      for (const second of [40, 10, 40, 10]) {
+        for (let passed = 0; passed < second; passed += 5) {
+          await clock.pass(5000);
+          all.link.events.alive();
+          for (const { reply } of all.link.find("ping")) reply({ timestamp: server() });
+        }
+        const asked = all.link.find("auth:refresh");
+        counts.push(asked.length);
+        asked.at(-1)?.reply({ ok: true, expiresAt: server() + 60_000 });
+        await settled();
+      }
+      assert.deepEqual([counts, all.status], [[0, 1, 1, 2], "connected"], `${by}`);
+      all.client.disconnect();
+      assert.ok(all.isClean());
+    }
+  });
+
   it("that answers late does not take the place of a token that was given since", async () => {
     for (const late of ["old", "<html>", new SignedOut()]) {
       const clock = new Clock();

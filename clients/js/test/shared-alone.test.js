@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { Clock, HELLO } from "./fake.js";
-import { connected, heard, status, world } from "./shared.js";
+import { connected, heard, status, two, world } from "./shared.js";
 
 const RETRY = { kind: "retry", reason: "transport" };
 /** What a browser says to a page whose site may keep nothing, or which has no origin. */
@@ -102,4 +102,15 @@ describe("a tab that disconnects", () => {
     await heard();
     assert.equal(all.tabs.left, 0);
   });
+});
+
+it("a tab that asks whether the connection lives hears the server's time, whoever carries", async () => {
+  const { all, a, b } = await two();
+  const times = [];
+  for (const { client } of [a, b]) client.link.ping((pong) => times.push(pong?.timestamp));
+  await heard();
+  for (const { reply } of all.link.find("ping")) reply({ timestamp: 7 });
+  await heard();
+  assert.deepEqual(times, [7, 7]);
+  for (const { client } of [a, b]) client.disconnect();
 });
