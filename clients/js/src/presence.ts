@@ -6,6 +6,7 @@
  */
 import { isPassing } from "./parts.js";
 import type { Small } from "./small.js";
+import { guarded } from "./told.js";
 import type { HeartlineError, PresenceDelta, Reply, WatchedUser } from "./types.js";
 
 type AnyClient = Pick<
@@ -261,7 +262,7 @@ function watch(client: AnyClient, parts: readonly What[]): Watching {
   let picture: Picture = compose();
   const changed = () => {
     picture = compose();
-    for (const listener of [...listeners]) listener(picture);
+    for (const listener of [...listeners]) guarded(() => listener(picture));
   };
   for (const mirror of all) mirror.listeners.add(changed);
   let isOver = false;

@@ -4,6 +4,7 @@
  */
 import { Hold, type AnyClient, type Store } from "./bindings.js";
 import { NOBODY, watchRoom, watchUsers, type PresenceState, type Watching } from "./presence.js";
+import { guarded } from "./told.js";
 import type { Presence, Reply, WatchedUser } from "./types.js";
 
 /** A user who is watched, and on how many devices, where `refresh` asks for that. */
@@ -201,7 +202,7 @@ export function presenceOf(
   return {
     get: () => picture,
     subscribe(listener) {
-      const own = (picture: PresencePicture) => listener(picture);
+      const own = (picture: PresencePicture) => guarded(() => listener(picture));
       if (hold.take()) begin();
       listeners.add(own);
       own(picture);

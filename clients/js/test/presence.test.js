@@ -1,9 +1,10 @@
 // The mirror of what the server tells of users: whatever is lost on the way, it is right while
 // it says that it is complete.
 import assert from "node:assert/strict";
-import { it } from "node:test";
+import { describe, it } from "node:test";
 import { watchRoom, watchUsers } from "../dist/presence.js";
-import { HELLO, connected, settled, start } from "./fake.js";
+import { presenceOf } from "../dist/together.js";
+import { HELLO, connected, settled, start, thrown } from "./fake.js";
 
 const user = (userId, online, rev = 1, more = {}) => ({ userId, online, rev, ...more });
 const answer = (rev, users, more = {}) => ({
@@ -278,4 +279,43 @@ it("a client that is not connected yet watches when it is", async () => {
   assert.equal(all.state.status, "catching-up");
   await all.reply(answer(0, []));
   assert.equal(all.state.status, "complete");
+});
+
+it("whoever is told and throws disturbs neither the watch nor the others", async () => {
+  const all = mirrored(undefined, start());
+  const heard = [];
+  const errors = await thrown(async () => {
+    all.watching.subscribe(() => {
+      throw new Error("mine");
+    });
+    all.watching.subscribe(({ state }) => heard.push(state.status));
+    all.link.events.hello(HELLO);
+    await all.reply(answer(1, [user("ann", true)]));
+  });
+  assert.deepEqual(heard, ["catching-up", "complete"]);
+  assert.deepEqual(
+    errors.map(({ message }) => message),
+    ["mine", "mine"],
+  );
+});
+
+describe("presence for bindings", () => {
+  it("goes on where somebody who is told throws, also at once", async () => {
+    const all = connected();
+    const heard = [];
+    const errors = await thrown(async () => {
+      const store = presenceOf(all.client, ["ann"]);
+      const off = store.subscribe(() => {
+        throw new Error("mine");
+      });
+      store.subscribe(({ state }) => heard.push(state.status));
+      await all.clock.pass(0);
+      all.link.find("presence:watch")[0].reply(answer(1, [user("ann", true)]));
+      await settled();
+      off();
+    });
+    assert.deepEqual(heard, ["catching-up", "complete"]);
+    assert.equal(errors.length, 2);
+    all.client.disconnect();
+  });
 });

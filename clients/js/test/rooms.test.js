@@ -1,8 +1,9 @@
 // Rooms: who wants to be in them, in whatever order that is said, and rooms as objects.
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { roomOf } from "../dist/bindings.js";
 import { watchRoom } from "../dist/presence.js";
-import { HELLO, connected, outcome, settled, start } from "./fake.js";
+import { HELLO, connected, outcome, settled, start, thrown } from "./fake.js";
 import { overLive } from "./wires.js";
 
 const RETRY = { kind: "retry", reason: "transport" };
@@ -227,4 +228,21 @@ describe("a room as an object", () => {
     watching.close();
     all.client.disconnect();
   });
+});
+
+it("a room for bindings goes on where somebody who is told throws, also at once", async () => {
+  const all = connected();
+  const heard = [];
+  const errors = await thrown(async () => {
+    const room = roomOf(all.client, "a");
+    const off = room.subscribe(() => {
+      throw new Error("mine");
+    });
+    room.subscribe(({ joined }) => heard.push(joined));
+    await answer(all);
+    off();
+  });
+  assert.deepEqual(heard, [false, true]);
+  assert.equal(errors.length, 2);
+  all.client.disconnect();
 });

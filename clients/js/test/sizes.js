@@ -18,7 +18,7 @@ const LIMITS = {
   live: [9_300, { part: "createClient" }],
   outbox: [1_950],
   people: [1_350],
-  presence: [1_600],
+  presence: [1_770],
   // Bindings to frameworks weigh the same. All of React's but presence, as a page gets it that
   // does not use `usePresence`, and with it.
   react: [
@@ -29,7 +29,7 @@ const LIMITS = {
         "useMissed, useRoom",
     },
   ],
-  "react, presence": [4_600, { module: "react" }],
+  "react, presence": [4_720, { module: "react" }],
   vue: [2_350, { beside: PRESENCE }],
   svelte: [2_250, { beside: PRESENCE }],
   // Beside a transport and its client.
