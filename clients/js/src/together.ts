@@ -4,6 +4,7 @@
  */
 import { Hold, type AnyClient, type Store } from "./bindings.js";
 import { NOBODY, watchRoom, watchUsers, type PresenceState, type Watching } from "./presence.js";
+import { MAX_TIMER } from "./timers.js";
 import { guarded } from "./told.js";
 import type { Presence, Reply, WatchedUser } from "./types.js";
 
@@ -218,7 +219,7 @@ function poll(client: AnyClient, ms: number, call: () => void): () => void {
   let timer: unknown;
   const { platform } = client;
   const again = () => {
-    timer = platform.setTimeout(again, ms);
+    timer = platform.setTimeout(again, Math.min(ms, MAX_TIMER));
     call();
   };
   const rest = () => {

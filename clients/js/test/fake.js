@@ -22,7 +22,8 @@ export class Clock {
   unix = () => this.#unix;
   random = () => this.chance;
   setTimeout = (callback, ms) => {
-    if (!(ms >= 0)) throw new Error(`a timer of ${ms} ms`);
+    // Browsers and Node call at once what is to wait for longer.
+    if (!(ms >= 0 && ms < 2 ** 31)) throw new Error(`a timer of ${ms} ms`);
     this.#timers.set(++this.#number, { at: this.#now + ms, callback });
     return this.#number;
   };
