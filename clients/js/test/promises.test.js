@@ -662,7 +662,7 @@ describe("a transport that cannot be", () => {
 });
 
 describe("surroundings", () => {
-  const names = ["window", "document", "addEventListener", "removeEventListener"];
+  const names = ["window", "document", "navigator", "addEventListener", "removeEventListener"];
   const within = (what, call) => {
     const before = names.map((name) => Object.getOwnPropertyDescriptor(globalThis, name));
     for (const name of names)
@@ -706,31 +706,25 @@ describe("surroundings", () => {
 
   it("of a page that begins without a network are told at once", async () => {
     const target = new EventTarget();
-    const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
-    Object.defineProperty(globalThis, "navigator", { value: { onLine: false }, configurable: true });
-    try {
-      const platform = new Clock();
-      platform.watch = browser.watch;
-      const { all } = within(
-        {
-          addEventListener: target.addEventListener.bind(target),
-          removeEventListener: target.removeEventListener.bind(target),
-        },
-        () => ({ all: start({ attempts: 1, platform }) }),
-      );
-      for (const pause of [0, 10_000]) {
-        await all.clock.pass(pause);
-        all.link.events.end({ kind: "retry", reason: "transport" });
-        assert.equal(all.status, "reconnecting");
-      }
-      assert.equal(all.links.length, 2);
-      target.dispatchEvent(new Event("online"));
-      assert.equal(all.links.length, 3);
-      all.client.disconnect();
-    } finally {
-      if (before) Object.defineProperty(globalThis, "navigator", before);
-      else delete globalThis.navigator;
+    const platform = new Clock();
+    platform.watch = browser.watch;
+    const { all } = within(
+      {
+        navigator: { onLine: false },
+        addEventListener: target.addEventListener.bind(target),
+        removeEventListener: target.removeEventListener.bind(target),
+      },
+      () => ({ all: start({ attempts: 1, platform }) }),
+    );
+    for (const pause of [0, 10_000]) {
+      await all.clock.pass(pause);
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      assert.equal(all.status, "reconnecting");
     }
+    assert.equal(all.links.length, 2);
+    target.dispatchEvent(new Event("online"));
+    assert.equal(all.links.length, 3);
+    all.client.disconnect();
   });
 
   it("of a page that is kept behind another one end with it, and begin again", () => {
@@ -753,6 +747,31 @@ describe("surroundings", () => {
       },
     );
     assert.deepEqual(heard, ["offline", "online"]);
+  });
+
+  it("of a page that is shown again without a network are those of one without", () => {
+    const target = new EventTarget();
+    const navigator = { onLine: true };
+    const heard = [];
+    within(
+      {
+        navigator,
+        addEventListener: target.addEventListener.bind(target),
+        removeEventListener: target.removeEventListener.bind(target),
+      },
+      () => {
+        const off = browser.watch((to) => heard.push(to));
+        const tell = (name) =>
+          target.dispatchEvent(Object.assign(new Event(name), { persisted: true }));
+        tell("pagehide");
+        navigator.onLine = false;
+        tell("pageshow");
+        assert.ok(!heard.includes("online"));
+        target.dispatchEvent(new Event("online"));
+        off();
+      },
+    );
+    assert.equal(heard.at(-1), "online");
   });
 });
 

@@ -12,7 +12,7 @@ const LIMITS = {
   "live, small": [6_144, { module: "live", part: "createSmallClient" }],
   "live, small, rooms": [7_200, { module: "live", part: "createSmallClient, rooms" }],
   "live, small, resuming": [6_500, { module: "live", part: "createSmallClient, resuming" }],
-  "live, small, page": [6_350, { module: "live", part: "createSmallClient, page" }],
+  "live, small, page": [6_370, { module: "live", part: "createSmallClient, page" }],
   "live, small, all": [7_750, { module: "live", part: "createSmallClient, page, resuming, rooms" }],
   // With all of that, with what fills in missed messages, and rooms as objects.
   live: [9_300, { part: "createClient" }],
