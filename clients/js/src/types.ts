@@ -221,6 +221,7 @@ export interface ServerEvents {
   "server:drain": { readonly reconnectInMs: number };
   "connection:success": {
     readonly userId: string;
+    readonly userType: string | null;
     readonly socketId: string;
     readonly serverTime: number;
   };
@@ -232,6 +233,8 @@ export interface ServerEvents {
   "connection:closed": { readonly reason: string };
   "auth:error": { readonly code: string; readonly message: string };
   heartbeat: { readonly timestamp: number };
+  /** The answer to `ping`. */
+  pong: { readonly timestamp: number };
   "presence:change": PresenceDelta;
   "user:online": PresenceChange;
   "user:offline": PresenceChange;
@@ -241,6 +244,19 @@ export interface ServerEvents {
   /** Events of the room were lost on their way. */
   "room:gap": { readonly room: string };
   "message:notification": { readonly conversationId: string; readonly message: Message };
+  /** This connection's own message is stored. */
+  "message:sent": {
+    readonly tempId: string | number | null;
+    readonly message: Message;
+  };
+  /** This connection's own event was refused. */
+  "message:error": {
+    readonly error: string;
+    readonly code: ServerCode | (string & {});
+    readonly retryAfterMs?: number;
+    readonly tempId?: string | number;
+  };
+  "metrics:response": { readonly [name: string]: unknown };
   /** What a conversation's member has read. */
   "message:read": Member & { readonly offset: number };
   "member:joined": Member;
