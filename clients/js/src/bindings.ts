@@ -5,6 +5,7 @@
  */
 import type { Client } from "./client.js";
 import type { Core } from "./core.js";
+import { guarded } from "./told.js";
 import type { HeartlineError, ServerEvents, State } from "./types.js";
 
 export type AnyClient = Core<any, any>;
@@ -178,7 +179,7 @@ export function roomOf(client: AnyClient, room: string): Store<RoomState> {
       if (!use) rooms.set(room, (use = new RoomUse(client, room, () => rooms.delete(room))));
       use.hold.take();
       // Its own function, so that one that subscribes twice is told twice.
-      const own = (state: RoomState) => listener(state);
+      const own = (state: RoomState) => guarded(() => listener(state));
       use.listeners.add(own);
       own(use.state);
       return () => {

@@ -150,7 +150,7 @@ function dialling(
         going?.leave(room);
         say({ type: "unsubscribe", topic: room }, reply);
       },
-      ping: (reply) => say({ type: "ping" }, () => reply()),
+      ping: (reply) => say({ type: "ping" }, reply),
       session: going?.session,
       close,
     };

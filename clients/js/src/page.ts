@@ -16,10 +16,13 @@ export const browser: Platform = {
   ...clocks,
   watch(changed) {
     const { document } = globalThis;
+    const isOffline = () => globalThis.navigator?.onLine === false;
     const hear = ({ type, persisted }: any) => {
       const isSeen = document?.visibilityState === "visible";
-      if (type === "visibilitychange" ? isSeen : (persisted ?? true))
-        changed(CHANGES[type as keyof typeof CHANGES]);
+      if (!(type === "visibilitychange" ? isSeen : (persisted ?? true))) return;
+      // While nobody saw the page, the network may have gone, and nobody has said so.
+      if (type === "pageshow" && isOffline()) changed("offline");
+      else changed(CHANGES[type as keyof typeof CHANGES]);
     };
     const each = (change: "addEventListener" | "removeEventListener") => {
       for (const type in CHANGES) {
@@ -29,7 +32,7 @@ export const browser: Platform = {
     };
     each("addEventListener");
     // A page may begin without a network, and hears only of changes.
-    if (globalThis.navigator?.onLine === false) changed("offline");
+    if (isOffline()) changed("offline");
     return () => each("removeEventListener");
   },
 };

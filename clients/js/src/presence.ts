@@ -6,6 +6,8 @@
  */
 import { isPassing } from "./parts.js";
 import type { Small } from "./small.js";
+import { MAX_TIMER } from "./timers.js";
+import { guarded } from "./told.js";
 import type { HeartlineError, PresenceDelta, Reply, WatchedUser } from "./types.js";
 
 type AnyClient = Pick<
@@ -96,9 +98,21 @@ class Mirror {
   constructor(
     readonly client: AnyClient,
     readonly what: What,
+    /** Those that the client has: what they know of users is shown until there is an answer. */
+    others: Map<string, Mirror>,
   ) {
     this.#since = client.platform.unix();
-    this.picture = new Users({ status: "stale", since: this.#since });
+    const users = new Map<string, WatchedUser>();
+    for (const other of others.values())
+      for (const name of "users" in what ? what.users : []) {
+        const { picture } = other;
+        const user = picture.get(name);
+        if (!user || user.rev < (users.get(name)?.rev ?? 0)) continue;
+        users.set(name, user);
+        // It is as old as there.
+        if (picture.state !== COMPLETE) this.#since = Math.min(this.#since, other.#since);
+      }
+    this.picture = new Users({ status: "stale", since: this.#since }, users);
     this.#offs = [
       // Over Socket.IO, anything may come under this name.
       client.on("presence:change", (change) => change && this.#changed(change)),
@@ -126,7 +140,10 @@ class Mirror {
   #pause(ms?: number): void {
     const { platform } = this.client;
     if (this.#timer !== undefined) platform.clearTimeout(this.#timer);
-    this.#timer = ms === undefined ? undefined : platform.setTimeout(() => this.#ask(), ms);
+    this.#timer =
+      ms === undefined
+        ? undefined
+        : platform.setTimeout(() => this.#ask(), Math.min(ms, MAX_TIMER));
   }
 
   #ask(): void {
@@ -245,7 +262,7 @@ function watch(client: AnyClient, parts: readonly What[]): Watching {
   mirrors.set(client, known);
   const keys = parts.map((what) => JSON.stringify(what));
   const all = keys.map((key, index) => {
-    const mirror = known.get(key) ?? new Mirror(client, parts[index]!);
+    const mirror = known.get(key) ?? new Mirror(client, parts[index]!, known);
     known.set(key, mirror);
     mirror.wanted++;
     return mirror;
@@ -261,7 +278,7 @@ function watch(client: AnyClient, parts: readonly What[]): Watching {
   let picture: Picture = compose();
   const changed = () => {
     picture = compose();
-    for (const listener of [...listeners]) listener(picture);
+    for (const listener of [...listeners]) guarded(() => listener(picture));
   };
   for (const mirror of all) mirror.listeners.add(changed);
   let isOver = false;

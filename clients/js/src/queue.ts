@@ -152,8 +152,10 @@ export class Queue {
     const client = this.#client;
     const timers = client["timers"];
     one.isOut = true;
+    const at = client.platform.now();
+    // Where nothing has been heard since, no server was there that could have answered.
     timers.set(one, one.timeout, () =>
-      timers.set(one, client["pause"](++one.tries), () => {
+      timers.set(one, client["pause"](client["heardAt"] > at ? ++one.tries : 1), () => {
         one.isOut = false;
         this.#pump();
       }),

@@ -30,7 +30,7 @@ const ABOUT = /^room:/;
 /** A room, as one of those who use it sees it. */
 export class Room<Incoming extends object, Outward extends object> {
   #state = new Told<RoomState>({ status: "out" });
-  #offs: (() => void)[] = [];
+  readonly #offs = new Set<() => void>();
   #watching: (() => void)[] | undefined;
   #offset: number | undefined;
 
@@ -85,19 +85,20 @@ export class Room<Incoming extends object, Outward extends object> {
 
   /** Leaves, and hears nothing any more. */
   close(): void {
-    for (const off of this.#offs.splice(0)) off();
+    for (const off of this.#offs) off();
     this.leave();
     // Nobody is told any more.
     this.#state = new Told(this.state);
   }
 
   #look(code?: string): void {
-    const { status } = this.client.state;
+    const { client, name } = this;
+    const { status } = client.state;
     if (code !== undefined) return this.#become({ status: "refused", code });
     if (this.joined) return this.#become({ status: "in" });
-    // After the end of all, whoever wants it has to say so again.
-    const isOver = status === "disconnected" || status === "failed";
-    if (this.state.status === "in" || isOver) this.#become({ status: isOver ? "out" : "joining" });
+    // Then nobody asks for it; but the next connection joins what has been joined once.
+    if (status === "disconnected" || status === "failed") return this.#become({ status: "out" });
+    if (client["wanted"](name)?.users.has(this)) this.#become({ status: "joining" });
   }
 
   #become(state: RoomState): void {
@@ -114,13 +115,17 @@ export class Room<Incoming extends object, Outward extends object> {
     event: K,
     handler: (data: (Incoming & ServerEvents)[K], at: Place) => void,
   ): () => void {
-    const off = this.client.on(event, (data) => {
+    const end = this.client.on(event, (data) => {
       const at = this.client.place;
       if (!this.#isHere(event, data, at.room)) return;
       if (at.offset !== undefined) this.#offset = at.offset;
       handler(data, at);
     });
-    this.#offs.push(off);
+    const off = () => {
+      this.#offs.delete(off);
+      end();
+    };
+    this.#offs.add(off);
     return off;
   }
 

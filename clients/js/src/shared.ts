@@ -76,6 +76,12 @@ type Heard = Parameters<LinkEvents["event"]>;
 /** A tab's name. */
 type Id = `tab:${string}`;
 
+/** What a tab's link over others leaves to the next one: a transport of its own takes nothing of it. */
+class Stay implements Session {
+  declare readonly rooms?: never;
+  constructor(readonly place: string | undefined) {}
+}
+
 /** Where a tab was connected, and in which rooms it was. */
 interface Before {
   readonly place: string | undefined;
@@ -259,7 +265,7 @@ class Carrier {
         }
         return;
       case "ping":
-        return link.ping(() => reply({}));
+        return link.ping((pong) => reply(pong ?? {}));
       case "join":
         return this.#join(guest, message.room, reply);
       case "leave":
@@ -271,6 +277,10 @@ class Carrier {
 
   #tell(tab: Id, link: number, told: Told): void {
     this.post({ to: tab, link, from: this.id, ...told });
+  }
+
+  get hasGuests(): boolean {
+    return this.#guests.size > 0;
   }
 
   #isWanted(by: (guest: Guest) => boolean): boolean {
@@ -548,6 +558,8 @@ class Tab {
   #carrier: Carrier | undefined;
   #current: Current | undefined;
   #isIn = false;
+  /** The browser lets it have no locks or no channel: its client dials for itself. */
+  #isAlone = false;
   #number = 0;
   /** Those of the last connection. */
   #rooms: ReadonlySet<string> = new Set();
@@ -566,9 +578,13 @@ class Tab {
 
   /** Takes part. */
   #enter(): void {
-    if (this.#channel) return;
-    const channel = (this.#channel = this.browser.channel(`heartline:${this.name}`));
-    channel.onmessage = ({ data }) => this.#heard(data);
+    if (this.#channel || this.#isAlone) return;
+    try {
+      this.#channel = this.browser.channel(`heartline:${this.name}`);
+    } catch {
+      return this.#denied();
+    }
+    this.#channel.onmessage = ({ data }) => this.#heard(data);
     this.#leaving = new AbortController();
     this.#offLeave = this.browser.onLeave(() => this.leave(true));
     // By this whoever carries sees that this tab has gone; before that it would seem to have.
@@ -584,16 +600,24 @@ class Tab {
     return `heartline:${this.name}:${tab}`;
   }
 
+  /** The browser has locks and channels, and this page is not to have them. */
+  #denied(): void {
+    this.#isAlone = true;
+    this.leave();
+  }
+
   /** Holds a lock until this tab leaves, or `lost` is called. */
   #lock(name: string, how: { steal?: boolean }, held: () => void, lost = () => {}): void {
     const { signal } = this.#leaving;
     const options = how.steal ? how : { signal };
+    let wasHeld = false;
     this.browser.locks
       .request(name, options, () => {
+        wasHeld = true;
         if (!signal.aborted) held();
         return until(signal);
       })
-      .catch(() => signal.aborted || lost());
+      .catch(() => signal.aborted || (wasHeld ? lost() : this.#denied()));
   }
 
   /** Gets into the line, or to its head: whoever is there does not answer. */
@@ -657,9 +681,12 @@ class Tab {
 
   /** The client wants no connection any more. */
   rest(): void {
-    // Who carries for others goes on.
-    if (this.#carrier) this.#carrier.abandon(this.id);
-    else this.leave();
+    this.#carrier?.abandon(this.id);
+    // Who carries for others goes on; and a connection that is there ends with its last guest.
+    if (this.#carrier?.hasGuests) return;
+    this.leave(true);
+    // It was a goodbye: if it comes again, and nobody is there, it begins afresh.
+    this.#legacy = nothing();
   }
 
   #post(message: ToCarrier | ToTab | ToAll): void {
@@ -688,9 +715,11 @@ class Tab {
 
   readonly dial: Dial = (token, events, earlier) => {
     this.#enter();
+    if (this.#isAlone)
+      return this.real(token, events, earlier instanceof Stay ? undefined : earlier);
     const number = ++this.#number;
     const before: Before = {
-      place: (earlier as (Session & { place?: string }) | undefined)?.place,
+      place: (earlier as Stay | undefined)?.place,
       rooms: [...this.#rooms],
     };
     let { isWoken } = this;
@@ -788,12 +817,8 @@ class Tab {
           () => reply(),
         );
       },
-      ping: (reply) =>
-        ask(
-          (id) => ({ what: "ping", id }),
-          () => reply(),
-        ),
-      session: () => ({ place: place ?? before.place }) as Session,
+      ping: (reply) => ask((id) => ({ what: "ping", id }), reply),
+      session: () => new Stay(place ?? before.place),
       close: (forGood) => {
         over();
         say({ what: "close", forGood });

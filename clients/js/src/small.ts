@@ -60,6 +60,8 @@ export interface Options {
 }
 
 type Handler = (data: never) => void;
+/** What other states lack is undefined there. */
+type Reconnecting = Extract<State, { status: "reconnecting" }>;
 
 const DEFAULTS = {
   autoConnect: true,
@@ -98,15 +100,12 @@ export const SELDOM = 1_000;
 const OVER = /^(disconnected|failed)$/;
 /** What says why the connection ends, or for how long. */
 const ANNOUNCES = /^(server:drain|connection:(closed|replaced)|auth:error)$/;
-/** When a JSON Web Token expires, in Unix milliseconds, if it is one and says that. */
+/** When a JSON Web Token expires, in Unix milliseconds; no number if it is none or does not say. */
 function expiry(token: string | undefined): number | undefined {
   try {
     const payload = token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
-    const { exp } = JSON.parse(atob(payload));
-    return typeof exp === "number" ? exp * 1000 : undefined;
-  } catch {
-    return undefined;
-  }
+    return JSON.parse(atob(payload)).exp * 1000;
+  } catch {}
 }
 
 export const nothing = () => {};
@@ -147,7 +146,8 @@ export class Small<
   /** What the server promises: a ping so often, and how late it may be, in milliseconds. */
   #interval = 0;
   #grace = 0;
-  #heardAt = 0;
+  /** When something was heard last, by `platform.now()`. */
+  protected heardAt = 0;
   /** When it was asked whether it lives, where pings are not heard. */
   #askedAt = 0;
   /** Unix milliseconds of the server's clock less those of this one's. */
@@ -213,7 +213,7 @@ export class Small<
   }
 
   #become(state: State): void {
-    this.#debug(`state ${state.status} ${"reason" in state ? state.reason : ""}`);
+    this.#debug(`state ${state.status} ${(state as Reconnecting).reason ?? ""}`);
     this.#state.become(state);
   }
 
@@ -270,11 +270,13 @@ export class Small<
   #begin(): void {
     this.#drop();
     this.#isAsked = false;
-    const current = this.#current();
-    const { state } = this;
+    const attempt = this.#attempt;
+    /** Whether this attempt, and the connection that it became, is still the one. */
+    const current = () => attempt === this.#attempt;
+    const state = this.state as Reconnecting;
     // Earlier than was told.
     const unix = this.platform.unix();
-    if (state.status === "reconnecting" && state.nextRetryAt > unix + 1) {
+    if (state.nextRetryAt > unix + 1) {
       this.#become({ ...state, nextRetryAt: unix });
       if (!current()) return;
     }
@@ -308,7 +310,6 @@ export class Small<
   #opened(hello: Hello, token: string | undefined): void {
     if (this.#hello) return;
     const { pingInterval, pingTimeout, recovered, serverTime } = hello;
-    const unix = this.platform.unix();
     this.#hello = hello;
     this.#interval = pingInterval > 0 ? pingInterval : 25_000;
     this.#grace = pingTimeout > 0 ? pingTimeout : 20_000;
@@ -317,7 +318,7 @@ export class Small<
     this.#alive();
     // From now on.
     this.#hasSlept();
-    this.#skew = serverTime > 0 ? serverTime - unix : 0;
+    this.#compare(serverTime);
     this.timers.set("stable", STABLE, () => {
       this.#failures = this.#renewals = 0;
     });
@@ -400,14 +401,14 @@ export class Small<
 
   #surroundings(to: "online" | "offline" | "awake"): void {
     if (to !== "awake") this.#isOffline = to === "offline";
-    const { state } = this;
+    const { nextRetryAt } = this.state as Reconnecting;
     if (to === "offline") {
       if (this.link) this.#ended({ kind: "retry", reason: "offline" });
     } else if (this.#hello) {
       this.#look();
-    } else if (this.timers.has("retry") && state.status === "reconnecting") {
+    } else if (this.timers.has("retry")) {
       // A pause that the server has asked for is kept.
-      if (!this.#isAsked || this.platform.unix() >= state.nextRetryAt) this.#begin();
+      if (!this.#isAsked || this.platform.unix() >= nextRetryAt) this.#begin();
     }
   }
 
@@ -433,7 +434,7 @@ export class Small<
     if (this.#hasSlept()) return this.#probe();
     const { now } = this.#clocks;
     const isDeaf = this.link?.isDeaf;
-    let until = this.#heardAt + this.#interval;
+    let until = this.heardAt + this.#interval;
     if (isDeaf && now >= until) {
       if (this.#askedAt < until) {
         this.#askedAt = now;
@@ -456,7 +457,7 @@ export class Small<
     const asked = this.platform.now();
     this.timers.set("probe", PROBE, () => {
       const isLate = this.#hasSlept() || this.platform.now() - asked > PROBE + LATE;
-      const isHeard = this.#heardAt - asked > PROBE / 2;
+      const isHeard = this.heardAt - asked > PROBE / 2;
       if (isHeard || (isLate && isFirst)) this.#probe(isHeard);
       else this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
     });
@@ -467,33 +468,42 @@ export class Small<
   }
 
   #alive(): void {
-    this.#heardAt = this.platform.now();
+    this.heardAt = this.platform.now();
   }
 
   /** Milliseconds to the server and back. */
   ping(): Promise<number> {
-    return this.#measure((reply) => this.link?.ping(() => reply({})));
+    return this.#measure((reply) =>
+      // Also one that is refused is a sign of life.
+      this.link?.ping((pong) => reply({ ...pong, ok: true })),
+    );
+  }
+
+  /** Sets this clock beside the server's, if that has said its time: either may be set meanwhile. */
+  #compare(time: unknown): void {
+    if ((time as number) > 0) this.#skew = (time as number) - this.platform.unix();
   }
 
   /** By this client's own clock, how long an answer takes. */
   async #measure(ask: (reply: (reply: Reply) => void) => void): Promise<number> {
     const asked = this.platform.now();
-    await this.ask(ask);
+    const { timestamp } = await this.ask(ask);
     this.#alive();
-    return (this.#latency = this.#heardAt - asked);
+    this.#compare(timestamp);
+    return (this.#latency = this.heardAt - asked);
   }
 
   // --- the token -------------------------------------------------------
 
   /**
    * Another token, or another way to get one: for the next attempt, and for the connection that
-   * is, of the same user. Resolves when the server has taken it, or at once where there is no
-   * connection.
+   * is, of the same user. Resolves when the server has taken it, when another one has come in its
+   * place, or at once where there is no connection.
    */
   async setToken(token: Token): Promise<void> {
     this.#token = token;
     this.#renewals = 0;
-    if (this.#hello) await this.#refresh();
+    if (this.#hello) await this.#renew();
     else if (!this.#isAsked && !OVER.test(this.state.status)) this.#begin();
   }
 
@@ -529,25 +539,26 @@ export class Small<
       this.timers.set("token", Math.max(after, SELDOM), () => void this.#renew(1));
   }
 
-  /** A new token for the connection that is; until it expires, asked for again. */
-  async #renew(tries: number): Promise<void> {
-    const current = this.#current();
+  /**
+   * A new token for the connection that is, unless `setToken` has given another one meanwhile. With
+   * a number of tries it is asked for again until it expires; without one, it rejects.
+   */
+  async #renew(tries = 0): Promise<void> {
+    const attempt = this.#attempt;
+    const asked = this.#token;
+    const isWanted = () => attempt === this.#attempt && asked === this.#token;
     try {
-      await this.#refresh();
+      const token = await this.#askToken();
+      if (!isWanted()) return;
+      const { expiresAt } = await this.request("auth:refresh", { token } as never);
+      if (isWanted()) this.#renewBefore((expiresAt as number) ?? expiry(token));
     } catch (error) {
-      if (!current()) return;
+      if (!tries) throw error;
+      if (!isWanted()) return;
       const end = this.#untold(error);
       if (end.kind === "final") return this.#ended(end);
       this.timers.set("token", this.pause(tries), () => void this.#renew(tries + 1));
     }
-  }
-
-  async #refresh(): Promise<void> {
-    const current = this.#current();
-    const token = await this.#askToken();
-    if (!current()) return;
-    const { expiresAt } = await this.request("auth:refresh", { token } as never);
-    if (current()) this.#renewBefore((expiresAt as number) ?? expiry(token));
   }
 
   // --- events ----------------------------------------------------------
@@ -712,11 +723,5 @@ export class Small<
   /** Calls `listener` with what waits now, and each time that it is different. */
   subscribePending(listener: (pending: Pending) => void): () => void {
     return this.#queue.pending.subscribe(listener);
-  }
-
-  /** Tells whether this attempt, and the connection that it became, is still the one. */
-  #current(): () => boolean {
-    const attempt = this.#attempt;
-    return () => attempt === this.#attempt;
   }
 }

@@ -4,6 +4,8 @@
  */
 import { Hold, type AnyClient, type Store } from "./bindings.js";
 import { NOBODY, watchRoom, watchUsers, type PresenceState, type Watching } from "./presence.js";
+import { MAX_TIMER } from "./timers.js";
+import { guarded } from "./told.js";
 import type { Presence, Reply, WatchedUser } from "./types.js";
 
 /** A user who is watched, and on how many devices, where `refresh` asks for that. */
@@ -201,7 +203,7 @@ export function presenceOf(
   return {
     get: () => picture,
     subscribe(listener) {
-      const own = (picture: PresencePicture) => listener(picture);
+      const own = (picture: PresencePicture) => guarded(() => listener(picture));
       if (hold.take()) begin();
       listeners.add(own);
       own(picture);
@@ -217,7 +219,7 @@ function poll(client: AnyClient, ms: number, call: () => void): () => void {
   let timer: unknown;
   const { platform } = client;
   const again = () => {
-    timer = platform.setTimeout(again, ms);
+    timer = platform.setTimeout(again, Math.min(ms, MAX_TIMER));
     call();
   };
   const rest = () => {

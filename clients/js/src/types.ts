@@ -221,6 +221,7 @@ export interface ServerEvents {
   "server:drain": { readonly reconnectInMs: number };
   "connection:success": {
     readonly userId: string;
+    readonly userType: string | null;
     readonly socketId: string;
     readonly serverTime: number;
   };
@@ -232,6 +233,8 @@ export interface ServerEvents {
   "connection:closed": { readonly reason: string };
   "auth:error": { readonly code: string; readonly message: string };
   heartbeat: { readonly timestamp: number };
+  /** The answer to `ping`. */
+  pong: { readonly timestamp: number };
   "presence:change": PresenceDelta;
   "user:online": PresenceChange;
   "user:offline": PresenceChange;
@@ -241,6 +244,19 @@ export interface ServerEvents {
   /** Events of the room were lost on their way. */
   "room:gap": { readonly room: string };
   "message:notification": { readonly conversationId: string; readonly message: Message };
+  /** This connection's own message is stored. */
+  "message:sent": {
+    readonly tempId: string | number | null;
+    readonly message: Message;
+  };
+  /** This connection's own event was refused. */
+  "message:error": {
+    readonly error: string;
+    readonly code: ServerCode | (string & {});
+    readonly retryAfterMs?: number;
+    readonly tempId?: string | number;
+  };
+  "metrics:response": { readonly [name: string]: unknown };
   /** What a conversation's member has read. */
   "message:read": Member & { readonly offset: number };
   "member:joined": Member;
@@ -463,8 +479,8 @@ export interface Link {
   /** The reply may say `recovered`, and bring a `snapshot`. */
   join(room: string, reply: (reply: Reply) => void): void;
   leave(room: string, reply: () => void): void;
-  /** Asks for a sign of life. */
-  ping(reply: () => void): void;
+  /** Asks for a sign of life. The reply may say the server's time: `timestamp`, Unix milliseconds. */
+  ping(reply: (pong?: Reply) => void): void;
   /** The server's own pings cannot be heard: `ping` is needed when it is silent. */
   readonly isDeaf?: boolean;
   /** Each room has to be joined again, also by a connection that is recovered. */

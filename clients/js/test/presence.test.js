@@ -1,9 +1,10 @@
 // The mirror of what the server tells of users: whatever is lost on the way, it is right while
 // it says that it is complete.
 import assert from "node:assert/strict";
-import { it } from "node:test";
+import { describe, it } from "node:test";
 import { watchRoom, watchUsers } from "../dist/presence.js";
-import { HELLO, connected, settled, start } from "./fake.js";
+import { presenceOf } from "../dist/together.js";
+import { HELLO, connected, settled, start, thrown } from "./fake.js";
 
 const user = (userId, online, rev = 1, more = {}) => ({ userId, online, rev, ...more });
 const answer = (rev, users, more = {}) => ({
@@ -278,4 +279,117 @@ it("a client that is not connected yet watches when it is", async () => {
   assert.equal(all.state.status, "catching-up");
   await all.reply(answer(0, []));
   assert.equal(all.state.status, "complete");
+});
+
+it("whoever is told and throws disturbs neither the watch nor the others", async () => {
+  const all = mirrored(undefined, start());
+  const heard = [];
+  const errors = await thrown(async () => {
+    all.watching.subscribe(() => {
+      throw new Error("mine");
+    });
+    all.watching.subscribe(({ state }) => heard.push(state.status));
+    all.link.events.hello(HELLO);
+    await all.reply(answer(1, [user("ann", true)]));
+  });
+  assert.deepEqual(heard, ["catching-up", "complete"]);
+  assert.deepEqual(
+    errors.map(({ message }) => message),
+    ["mine", "mine"],
+  );
+});
+
+it("a pause is never longer than a timer can be", async () => {
+  const all = mirrored();
+  const { setTimeout } = all.clock;
+  let last;
+  all.clock.setTimeout = (call, ms) => setTimeout(call, (last = ms));
+  await all.reply({ ok: false, code: "RATE_LIMITED", error: "slow", retryAfterMs: 2 ** 40 });
+  assert.deepEqual([all.state.status, last], ["catching-up", 2 ** 31 - 1]);
+});
+
+it("who is watched anew is shown as known, and as no newer than that", async () => {
+  const all = mirrored();
+  await all.reply(answer(1, [user("ann", true), user("bob", false)]));
+  const before = watchUsers(all.client, ["ann", "cid"]);
+  assert.deepEqual([before.picture.state.status, before.picture.size], ["catching-up", 1]);
+  before.close();
+  await all.clock.pass(1000);
+  const lost = all.clock.unix();
+  all.link.events.end({ kind: "retry", reason: "transport" });
+  await all.clock.pass(500);
+  const after = watchUsers(all.client, ["ann", "cid"]);
+  assert.deepEqual(after.picture.state, { status: "stale", since: lost });
+  assert.deepEqual([...after.picture.keys()], ["ann"]);
+  // Of others nothing is known at all.
+  assert.equal(watchUsers(all.client, ["dan"]).picture.state.since, lost + 500);
+  await all.clock.pass(500);
+  all.link.events.hello(HELLO);
+  const { data, reply } = all.asked().find(({ data }) => data.users.includes("cid"));
+  assert.equal(data.after, undefined);
+  reply(answer(9, [user("cid", true)]));
+  await settled();
+  assert.deepEqual([...after.picture.keys()], ["cid"]);
+});
+
+describe("presence for bindings", () => {
+  /** What is shown of each of these users, who were asked for one by one; all but the last are known. */
+  async function shownOneByOne(all, count) {
+    const shown = {};
+    const names = Array.from({ length: count }, (_, index) => `u${index}`);
+    for (const name of names) {
+      if (all.link.find("presence:watch").length > 0) {
+        const { data, reply } = all.link.find("presence:watch").at(-1);
+        reply(answer(1, data.users.map((one) => user(one, true))));
+        await settled();
+      }
+      presenceOf(all.client, [name]).subscribe((picture) => (shown[name] = picture));
+      await all.clock.pass(0);
+    }
+    return shown;
+  }
+
+  it("shows who is known while many watches become one", async () => {
+    const all = connected();
+    const { u16: last, ...shown } = await shownOneByOne(all, 17);
+    // The last has made one of all of them, which nobody has answered yet.
+    const { data, reply } = all.link.find("presence:watch").at(-1);
+    assert.equal(data.users.length, 17);
+    assert.equal(last.size, 0);
+    for (const [name, picture] of Object.entries(shown))
+      assert.deepEqual([picture.get(name)?.online, picture.state.status], [true, "catching-up"]);
+    reply(answer(1, data.users.map((one) => user(one, one !== "u0"))));
+    await settled();
+    all.client.disconnect();
+  });
+
+  it("goes on where somebody who is told throws, also at once", async () => {
+    const all = connected();
+    const heard = [];
+    const errors = await thrown(async () => {
+      const store = presenceOf(all.client, ["ann"]);
+      const off = store.subscribe(() => {
+        throw new Error("mine");
+      });
+      store.subscribe(({ state }) => heard.push(state.status));
+      await all.clock.pass(0);
+      all.link.find("presence:watch")[0].reply(answer(1, [user("ann", true)]));
+      await settled();
+      off();
+    });
+    assert.deepEqual(heard, ["catching-up", "complete"]);
+    assert.equal(errors.length, 2);
+    all.client.disconnect();
+  });
+
+  it("asks for devices as seldom as a timer can wait, and no more often", async () => {
+    const all = connected();
+    const errors = await thrown(async () => {
+      presenceOf(all.client, ["ann"], { refresh: 2 ** 40 }).subscribe(() => {});
+      await all.clock.pass(20_000);
+    });
+    assert.deepEqual(errors, []);
+    assert.equal(all.link.find("presence:get").length, 1);
+    all.client.disconnect();
+  });
 });

@@ -468,6 +468,72 @@ describe("a token function", () => {
     }
   });
 
+  it("is asked in time by the server's clock, also where this one is set meanwhile", async () => {
+    for (const by of [3_600_000, -3_600_000]) {
+      const clock = new Clock();
+      const begin = clock.unix() - clock.now();
+      const server = () => begin + clock.now();
+      // It lasts a minute by the server's clock.
+      const make = () => token(clock, (server() - clock.unix()) / 1000 + 60);
+      const all = start({ platform: clock, token: async () => make() });
+      await settled();
+      all.link.events.hello({ ...HELLO, serverTime: server() });
+      clock.sleep(by);
+      const counts = [];
+      for (const second of [40, 10, 40, 10]) {
+        for (let passed = 0; passed < second; passed += 5) {
+          await clock.pass(5000);
+          all.link.events.alive();
+          for (const { reply } of all.link.find("ping")) reply({ timestamp: server() });
+        }
+        const asked = all.link.find("auth:refresh");
+        counts.push(asked.length);
+        asked.at(-1)?.reply({ ok: true, expiresAt: server() + 60_000 });
+        await settled();
+      }
+      assert.deepEqual([counts, all.status], [[0, 1, 1, 2], "connected"], `${by}`);
+      all.client.disconnect();
+      assert.ok(all.isClean());
+    }
+  });
+
+  it("that answers late does not take the place of a token that was given since", async () => {
+    for (const late of ["old", "<html>", new SignedOut()]) {
+      const clock = new Clock();
+      let asks = 0;
+      let answer;
+      const all = start({
+        platform: clock,
+        token: () =>
+          ++asks > 1
+            ? new Promise((given, failed) => (answer = typeof late === "string" ? given : failed))
+            : token(clock, 60),
+      });
+      await settled();
+      all.link.events.hello(HELLO);
+      for (const second of [24, 24]) {
+        await clock.pass(second * 1000);
+        all.link.events.alive();
+      }
+      const taken = all.client.setToken("new");
+      await settled();
+      answer(late);
+      await settled();
+      const asked = all.link.find("auth:refresh");
+      assert.deepEqual(
+        asked.map(({ data }) => data.token),
+        ["new"],
+      );
+      asked[0].reply({ ok: true });
+      assert.deepEqual([all.status, await outcome(taken)], ["connected", "done"]);
+      // What was refused of the old one is not asked for again.
+      await clock.pass(20_000);
+      assert.equal(all.link.find("auth:refresh").length, 1);
+      all.client.disconnect();
+      assert.ok(all.isClean());
+    }
+  });
+
   it("may be changed: the connection has the new token, and so has the next attempt", async () => {
     const all = start({ token: "old" });
     all.link.events.hello(HELLO);
@@ -596,7 +662,7 @@ describe("a transport that cannot be", () => {
 });
 
 describe("surroundings", () => {
-  const names = ["window", "document", "addEventListener", "removeEventListener"];
+  const names = ["window", "document", "navigator", "addEventListener", "removeEventListener"];
   const within = (what, call) => {
     const before = names.map((name) => Object.getOwnPropertyDescriptor(globalThis, name));
     for (const name of names)
@@ -640,31 +706,25 @@ describe("surroundings", () => {
 
   it("of a page that begins without a network are told at once", async () => {
     const target = new EventTarget();
-    const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
-    Object.defineProperty(globalThis, "navigator", { value: { onLine: false }, configurable: true });
-    try {
-      const platform = new Clock();
-      platform.watch = browser.watch;
-      const { all } = within(
-        {
-          addEventListener: target.addEventListener.bind(target),
-          removeEventListener: target.removeEventListener.bind(target),
-        },
-        () => ({ all: start({ attempts: 1, platform }) }),
-      );
-      for (const pause of [0, 10_000]) {
-        await all.clock.pass(pause);
-        all.link.events.end({ kind: "retry", reason: "transport" });
-        assert.equal(all.status, "reconnecting");
-      }
-      assert.equal(all.links.length, 2);
-      target.dispatchEvent(new Event("online"));
-      assert.equal(all.links.length, 3);
-      all.client.disconnect();
-    } finally {
-      if (before) Object.defineProperty(globalThis, "navigator", before);
-      else delete globalThis.navigator;
+    const platform = new Clock();
+    platform.watch = browser.watch;
+    const { all } = within(
+      {
+        navigator: { onLine: false },
+        addEventListener: target.addEventListener.bind(target),
+        removeEventListener: target.removeEventListener.bind(target),
+      },
+      () => ({ all: start({ attempts: 1, platform }) }),
+    );
+    for (const pause of [0, 10_000]) {
+      await all.clock.pass(pause);
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      assert.equal(all.status, "reconnecting");
     }
+    assert.equal(all.links.length, 2);
+    target.dispatchEvent(new Event("online"));
+    assert.equal(all.links.length, 3);
+    all.client.disconnect();
   });
 
   it("of a page that is kept behind another one end with it, and begin again", () => {
@@ -687,6 +747,31 @@ describe("surroundings", () => {
       },
     );
     assert.deepEqual(heard, ["offline", "online"]);
+  });
+
+  it("of a page that is shown again without a network are those of one without", () => {
+    const target = new EventTarget();
+    const navigator = { onLine: true };
+    const heard = [];
+    within(
+      {
+        navigator,
+        addEventListener: target.addEventListener.bind(target),
+        removeEventListener: target.removeEventListener.bind(target),
+      },
+      () => {
+        const off = browser.watch((to) => heard.push(to));
+        const tell = (name) =>
+          target.dispatchEvent(Object.assign(new Event(name), { persisted: true }));
+        tell("pagehide");
+        navigator.onLine = false;
+        tell("pageshow");
+        assert.ok(!heard.includes("online"));
+        target.dispatchEvent(new Event("online"));
+        off();
+      },
+    );
+    assert.equal(heard.at(-1), "online");
   });
 });
 

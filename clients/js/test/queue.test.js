@@ -45,7 +45,10 @@ describe("messages on their way", () => {
     all.link.find("message:send")[0].reply(limit);
     all.link.find("message:send")[1].reply(limit);
     lost.catch(() => {});
-    await all.clock.pass(20_000);
+    for (let second = 0; second < 20; second += 5) {
+      await all.clock.pass(5_000);
+      all.link.events.alive();
+    }
     assert.equal(await outcome(lost), "UNCONFIRMED");
     assert.deepEqual(numbers(all.link.find("message:send")).slice(2), [0, 1]);
     all.link.find("message:send").at(-1).reply({ ok: true });
@@ -101,6 +104,21 @@ describe("messages on their way", () => {
     assert.equal(await outcome(sent), "done");
     all.client.disconnect();
   });
+
+  it("cost nothing where nothing is heard any more, and are sent by the next connection", async () => {
+    const all = connected();
+    const sent = all.client.send("message:send", { n: 0 }, { retries: 1 });
+    await all.clock.pass(45_000);
+    assert.deepEqual(
+      [all.client.state.reason, await outcome(sent)],
+      ["heartbeat_timeout", "pending"],
+    );
+    await all.clock.pass(1_000);
+    all.link.events.hello(HELLO);
+    all.link.find("message:send")[0].reply({ ok: true });
+    assert.equal(await outcome(sent), "done");
+    all.client.disconnect();
+  });
 });
 
 describe("a message's name", () => {
@@ -126,7 +144,9 @@ describe("a message's name", () => {
     all.link.find("message:send")[0].reply({ ok: false, code: "FORBIDDEN" });
     const errors = Promise.all([waiting, gone, refused, silent].map(failed));
     const last = failed(lost);
-    await all.clock.pass(2000);
+    await all.clock.pass(500);
+    all.link.events.alive();
+    await all.clock.pass(1500);
     all.client.disconnect();
     assert.deepEqual(
       [...(await errors), await last].map(({ code, tempId, sent }) => [code, tempId, sent]),

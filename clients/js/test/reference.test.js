@@ -77,8 +77,20 @@ it("what the server says to one connection alone is not believed of a room", () 
     assert.ok(!PERSONAL.test(event), event);
 });
 
+const types = readFileSync(new URL("../dist/types.d.ts", import.meta.url), "utf8");
+
+it("the types know the events that the server sends, but those that each app types for itself", () => {
+  const [, text] = /interface ServerEvents \{([^]*?)\n\}/.exec(types);
+  const known = [...text.matchAll(/^ {4}"?([\w:]+)"?:/gm)].map(([, name]) => name);
+  const sent = table("reserved names").filter((row) => row["who hears it"]);
+  const own = ["ping", "message:new"];
+  assert.deepEqual(
+    sent.map(({ event }) => event).filter((name) => ![...known, ...own].includes(name)),
+    [],
+  );
+});
+
 describe("the types of errors", () => {
-  const types = readFileSync(new URL("../dist/types.d.ts", import.meta.url), "utf8");
   const union = (name) => {
     const [, text] = new RegExp(`type ${name} = ([^;]*);`).exec(types);
     return [...text.matchAll(/"([^"]+)"/g)].map(([, code]) => code);

@@ -1,8 +1,9 @@
 // Rooms: who wants to be in them, in whatever order that is said, and rooms as objects.
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { roomOf } from "../dist/bindings.js";
 import { watchRoom } from "../dist/presence.js";
-import { HELLO, connected, outcome, settled, start } from "./fake.js";
+import { HELLO, collected, connected, outcome, settled, start, thrown } from "./fake.js";
 import { overLive } from "./wires.js";
 
 const RETRY = { kind: "retry", reason: "transport" };
@@ -150,6 +151,37 @@ describe("a room as an object", () => {
     assert.ok(all.isClean());
   });
 
+  it("says after the end of all what the next connection makes of it", async () => {
+    const all = connected();
+    const [kept, late, left] = ["kept", "late", "left"].map((name) => all.client.room(name));
+    for (const room of [kept, left]) room.join();
+    await answer(all);
+    left.leave();
+    late.join().catch(() => {});
+    const states = () => [kept, late, left].map(({ state }) => state.status);
+    all.client.disconnect();
+    assert.deepEqual(states(), ["out", "out", "out"]);
+    all.client.connect();
+    assert.deepEqual(states(), ["joining", "out", "out"]);
+    all.link.events.hello(HELLO);
+    await answer(all);
+    assert.deepEqual(states(), ["in", "out", "out"]);
+    all.client.disconnect();
+  });
+
+  it("keeps nothing of whoever hears no more", async () => {
+    const all = connected();
+    const room = all.client.room("a");
+    const heard = Array.from({ length: 10 }, (_, number) => {
+      const handler = () => number;
+      room.on("at", handler)();
+      return new WeakRef(handler);
+    });
+    await collected(...heard);
+    room.close();
+    all.client.disconnect();
+  });
+
   it("hears what was said in it, and nothing else, whoever forges the name", () => {
     const all = overLive({});
     all.say({ type: "hello", ...HELLO });
@@ -227,4 +259,21 @@ describe("a room as an object", () => {
     watching.close();
     all.client.disconnect();
   });
+});
+
+it("a room for bindings goes on where somebody who is told throws, also at once", async () => {
+  const all = connected();
+  const heard = [];
+  const errors = await thrown(async () => {
+    const room = roomOf(all.client, "a");
+    const off = room.subscribe(() => {
+      throw new Error("mine");
+    });
+    room.subscribe(({ joined }) => heard.push(joined));
+    await answer(all);
+    off();
+  });
+  assert.deepEqual(heard, [false, true]);
+  assert.equal(errors.length, 2);
+  all.client.disconnect();
 });

@@ -301,3 +301,43 @@ describe("the Socket.IO transport", () => {
     }
   });
 });
+
+describe("the answer to a ping says the server's time", () => {
+  const asked = ({ client }) => {
+    const times = [];
+    client.link.ping((pong) => times.push(pong?.timestamp));
+    return times;
+  };
+
+  it("over live", () => {
+    const all = overLive({});
+    all.say({ type: "hello", ...HELLO });
+    const times = asked(all);
+    const [{ id, ...frame }] = all.said;
+    assert.deepEqual(frame, { type: "ping" });
+    all.say({ type: "pong", id, timestamp: 7 });
+    assert.deepEqual(times, [7]);
+    all.client.disconnect();
+  });
+
+  it("over Socket.IO", async () => {
+    const all = await overSocketIo({});
+    await all.greet();
+    const times = asked(all);
+    await settled();
+    assert.equal(all.said.at(-1), '20["ping",{}]');
+    await all.say('30[{"timestamp":7}]');
+    assert.deepEqual(times, [7]);
+    all.client.disconnect();
+  });
+
+  it("unless the server refuses it, which is a sign of life too", async () => {
+    const all = overLive({});
+    all.say({ type: "hello", ...HELLO });
+    const pinged = all.client.ping();
+    const [{ id }] = all.said;
+    all.say({ type: "error", id, code: "RATE_LIMITED", message: "slower", retryAfterMs: 1000 });
+    assert.equal(await pinged, 0);
+    all.client.disconnect();
+  });
+});

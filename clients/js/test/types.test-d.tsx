@@ -47,6 +47,14 @@ typed.on("message:new", (message) => message.nothing);
 typed.on("message:old", () => {});
 const off: () => void = typed.on("heartbeat", ({ timestamp }) => timestamp.toFixed());
 off();
+typed.on("connection:success", ({ userType }) => userType?.length);
+typed.on("message:sent", ({ tempId, message }) => [tempId, message.offset + 1]);
+typed.on("message:error", ({ error, code, retryAfterMs = 0, tempId }) => [
+  error.length + code.length + retryAfterMs,
+  tempId,
+]);
+// @ts-expect-error: no such member
+typed.on("message:error", ({ message }) => message);
 void typed
   .send("message:send", { conversationId: "1", content: "hi" }, { timeout: 1, retries: 0 })
   .then(({ ok }) => ok);
