@@ -312,6 +312,12 @@ impl Hub {
         }
         let link = self.link(slot)?;
         if self.shared.is_draining() || link.leaving {
+            if link.sockets.is_empty() {
+                // A client whose only namespace is refused never comes back by itself; one whose
+                // transport closes does. Source: socket.io-client, `Manager._destroy`.
+                engine.close_behind(slot, Reason::Drained);
+                return Some(());
+            }
             let code = Code::Draining;
             let data = format!(r#"{{"code":"{code}"}}"#);
             self.connect_error(engine, slot, name, code.sentence(), Some(&data));
