@@ -63,6 +63,10 @@ impl Hub {
         let packet = socketio::decode(text).ok()?;
         match packet.kind {
             PacketType::BinaryEvent | PacketType::BinaryAck => {
+                // Before any CONNECT nothing is kept of it, and its attachments need not come.
+                if !self.link(slot)?.ever_joined {
+                    return None;
+                }
                 self.link_mut(slot)?.partial = Some(Box::new(Partial {
                     text: text.to_owned(),
                     expected: packet.attachments,

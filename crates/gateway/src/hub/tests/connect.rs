@@ -536,7 +536,10 @@ fn where_tokens_are_optional_a_bad_one_is_still_refused() {
 #[test]
 fn what_is_said_before_a_connect_or_in_its_place_ends_the_connection() {
     let mut world = World::new(config());
-    for packet in ["42[\"early\"]", "41", "43[]", "49", "4", "40[]", "45-[]"] {
+    let binary = r#"451-["x",{"_placeholder":true,"num":0}]"#;
+    let ack = r#"461-1[{"_placeholder":true,"num":0}]"#;
+    let early = ["42[\"early\"]", "41", "43[]", "49", "4", "40[]", "45-[]"];
+    for packet in early.into_iter().chain([binary, ack]) {
         let mut client = world.engineio();
         assert_eq!(world.ask(&mut client, packet), ["close 1008"], "{packet}");
     }
