@@ -5,6 +5,7 @@ use heartline_wire::id::Slot;
 
 use super::*;
 use crate::harness::{Asked, Session};
+use crate::shard::outbound::ConflationKey;
 
 fn payload(text: &str) -> Option<Answer> {
     Some(Answer::Payload(text.into()))
@@ -49,6 +50,36 @@ fn what_is_said_between_two_gets_waits_for_the_second() {
     assert_eq!(harness.settled(get), payload("4one\u{1e}4two"));
     let get = harness.get(session);
     assert_eq!(harness.settled(get), None);
+}
+
+#[test]
+fn of_what_waits_for_a_poll_only_the_newest_of_a_key_is_kept() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let position = |scope| ConflationKey {
+        scope,
+        key: "x".into(),
+    };
+    let publish = |harness: &mut Harness<Recorder>, scope, text| {
+        let engine = harness.engine();
+        let frames = Frames::from(frame_for(engine, slot, text));
+        engine.send_keyed(slot, &position(scope), &frames);
+        harness.turn();
+    };
+    for text in ["one", "two", "three"] {
+        publish(&mut harness, 1, text);
+    }
+    publish(&mut harness, 2, "elsewhere");
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("4three\u{1e}4elsewhere"));
+    // Who waits gets each.
+    for text in ["four", "five"] {
+        let mut get = harness.get(session);
+        harness.turn();
+        publish(&mut harness, 1, text);
+        assert_eq!(get.answer(), payload(&format!("4{text}")));
+    }
+    assert_eq!(harness.engine().stats.conflated, 2);
 }
 
 #[test]
