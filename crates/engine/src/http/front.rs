@@ -44,7 +44,7 @@ use crate::seldom::Seldom;
 use crate::shard::ShardHandle;
 use crate::shard::newcomers::HEADER_TIMEOUT;
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId};
-use crate::slots::{ConnectionSlots, Refused, SlotGuard, address_group};
+use crate::slots::{ConnectionSlots, Refused, SlotGuard, address_group, canonical_network};
 use crate::tasks::{BoxFuture, guarded_wait};
 
 /// How long a POST's body may take.
@@ -153,6 +153,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
     /// A front that serves nobody yet.
     pub fn new(mut settings: HttpSettings, parts: HttpParts<Op>) -> Self {
         settings.origins = settings.origins.normalized();
+        for network in &mut settings.trusted_proxies {
+            *network = canonical_network(*network);
+        }
         HttpFront {
             client_files: ClientFiles::new(settings.client_files.take()),
             settings,
