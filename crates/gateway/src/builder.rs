@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -19,7 +20,7 @@ use heartline_engine::clock::Clock;
 use heartline_engine::failure::Failure;
 use heartline_engine::http::forward::{Forwarder, Owner};
 use heartline_engine::http::front::{
-    ConnectLimiter, Fallback, Gatekeeper, HttpFront, HttpParts, HttpSettings,
+    Asker, ConnectLimiter, Fallback, Gatekeeper, HttpFront, HttpParts, HttpSettings,
 };
 use heartline_engine::http::token::TokenPlaces;
 use heartline_engine::seldom::Seldom;
@@ -744,8 +745,11 @@ fn connect_limiter(shared: &Arc<Shared>) -> Option<ConnectLimiter> {
         ConnectLimit::Off => return None,
         limit => limit,
     };
-    Some(Arc::new(move |ip| {
+    Some(Arc::new(move |ip, asker| {
         let taken = limits.take_connect(ip, limit, clock.now());
+        if taken.is_err() && asker == Asker::Http {
+            limits.refused_connects.fetch_add(1, Ordering::Relaxed);
+        }
         taken.map_err(|over| over.retry_after_ms)
     }))
 }

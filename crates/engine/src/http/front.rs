@@ -67,8 +67,17 @@ pub type Gatekeeper = Arc<
 >;
 
 /// Says whether an [address](address_group) may open one more connection now; else after how
-/// many milliseconds.
-pub type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
+/// many milliseconds. Where a shard asks, a refusal is none yet.
+pub type ConnectLimiter = Arc<dyn Fn(IpAddr, Asker) -> Result<(), u64> + Send + Sync + 'static>;
+
+/// Who asks whether a connection may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A shard: whom it may not let in it leaves to HTTP, which asks once more.
+    Shard,
+    /// HTTP, which answers.
+    Http,
+}
 
 /// What the front has to know of the configuration.
 pub struct HttpSettings {
@@ -762,7 +771,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         }
         let client = client_address(peer, headers, &self.settings.trusted_proxies);
         if let Some(limiter) = &self.parts.connect_limiter {
-            if let Err(wait) = limiter(address_group(client)) {
+            if let Err(wait) = limiter(address_group(client), Asker::Http) {
                 let mut answer = text(
                     StatusCode::TOO_MANY_REQUESTS,
                     "too many new connections from this address",
