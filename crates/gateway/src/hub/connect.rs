@@ -9,7 +9,6 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
 use heartline_core::backplane::line::{Scope, Unclaimed};
@@ -32,6 +31,7 @@ use tokio::task::JoinSet;
 
 use super::Hub;
 use super::answers::{About, Called};
+use super::deadlines::EXPIRY_SPREAD;
 use super::link::{Displaced, Joining, SocketState};
 use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
@@ -793,7 +793,7 @@ impl Hub {
     ) {
         let now = engine.now;
         // Tokens of clients that came together do not expire together.
-        let jitter = engine.random_time(Duration::from_secs(1));
+        let jitter = engine.random_time(EXPIRY_SPREAD);
         // Nor do they get their heartbeats together: the first comes a little earlier.
         let next_heartbeat = self.shared.config.heartbeat.app_interval;
         let next_heartbeat =
