@@ -49,9 +49,15 @@ impl Engine {
         }
     }
 
-    fn is_closing(&self, slot: Slot) -> bool {
-        let conn = self.conns.get(slot);
-        conn.is_some_and(|conn| matches!(conn.phase, Phase::Closing(_)))
+    /// What a POST is answered with that comes to a session which is closing; `None` if it is not.
+    fn reply_behind_the_end(&self, slot: Slot) -> Option<Reply> {
+        let conn = self.conns.get(slot)?;
+        match (conn.phase, &conn.transport) {
+            (Phase::Closing(_), Transport::Polling(polling)) => {
+                Some(polling.farewell.reply_to_post())
+            }
+            _ => None,
+        }
     }
 
     /// The same for a request that has just come: whoever's time is over is gone for it,
@@ -234,9 +240,9 @@ impl<A: App> Shard<A> {
             Err(answer) => return drop(reply.send(PostStart::Refuse(answer))),
         };
         let is_busy = polling.post.is_some() || polling.held.is_some();
-        if self.engine.is_closing(slot) {
+        if let Some(answer) = self.engine.reply_behind_the_end(slot) {
             // Nothing is heard of it any more; what is left to say to it is for its GET.
-            let _ = reply.send(PostStart::Refuse(Reply::Error(RequestError::UnknownSid)));
+            let _ = reply.send(PostStart::Refuse(answer));
             return;
         }
         if is_busy {
@@ -259,11 +265,8 @@ impl<A: App> Shard<A> {
             Err(answer) => return drop(reply.send(answer)),
         };
         if polling.post.as_ref().is_none_or(|(post, _)| *post != id) {
-            let answer = match self.engine.is_closing(slot) {
-                true => Reply::Error(RequestError::UnknownSid),
-                false => Reply::Status(400),
-            };
-            return drop(reply.send(answer));
+            let answer = self.engine.reply_behind_the_end(slot);
+            return drop(reply.send(answer.unwrap_or(Reply::Status(400))));
         }
         polling.post = None;
         if let Some(conn) = self.engine.conns.get_mut(slot) {

@@ -261,6 +261,51 @@ fn a_post_to_who_is_closed_is_told_so_and_the_last_words_can_still_be_had() {
 }
 
 #[test]
+fn a_post_to_who_is_closed_for_good_is_accepted_until_the_last_words_are_had() {
+    let last = |harness: &mut Harness<Recorder>, slot| {
+        say(harness.engine(), slot, "last words");
+        harness.engine().close(slot, Reason::Replaced);
+        harness.settle();
+    };
+    // One that is new, and one whose body was on its way.
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut half = harness.post_begins(session);
+    harness.settle();
+    assert_eq!(half.start(), Some(Ok(())));
+    assert_eq!(half.answer(), None);
+    last(&mut harness, slot);
+    assert_eq!(half.answer(), Some(Answer::Accepted));
+    let late = harness.post_body(session, &half, b"4late");
+    assert_eq!(harness.settled(late), Some(Answer::Accepted));
+    let accepted = |harness: &mut Harness<Recorder>| {
+        let mut post = harness.post_begins(session);
+        harness.settle();
+        assert_eq!(post.start(), Some(Err(Answer::Accepted)));
+    };
+    accepted(&mut harness);
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("4last words"));
+    // The words may still be on their way to it.
+    accepted(&mut harness);
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("1"));
+    assert!(harness.heard().is_empty() && !harness.exists(session));
+    // One that is held.
+    let (slot, session) = harness.poller();
+    let mut held = harness.post(session, "4pause\u{1e}4more");
+    harness.settle();
+    last(&mut harness, slot);
+    assert_eq!(held.answer(), Some(Answer::Accepted));
+    assert_eq!(harness.heard(), ["pause"]);
+    for expected in ["4last words", "1"] {
+        let get = harness.get(session);
+        assert_eq!(harness.settled(get), payload(expected));
+    }
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
 fn who_is_closed_between_two_gets_has_thirty_seconds_to_hear_of_it() {
     for comes in [true, false] {
         let mut harness = harness(settings());

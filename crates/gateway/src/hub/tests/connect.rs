@@ -629,6 +629,22 @@ fn the_same_device_takes_its_own_place_and_the_old_client_is_told_to_stay_away()
 }
 
 #[test]
+fn who_polls_and_was_replaced_hears_that_before_anything_else() {
+    let mut world = World::new(config());
+    let old = world.polling("user=ann device=phone");
+    let mut new = world.socketio("user=ann device=phone");
+    // A refusal would have it come back, and take the place of who took its own.
+    world.post(old, r#"42["join","a"]"#);
+    let last = world.get(old);
+    assert!(
+        last.contains("connection:replaced") && last.ends_with("\u{1e}41"),
+        "{last}"
+    );
+    assert_eq!(world.get(old), "1");
+    assert!(!world.harness.exists(old) && new.hears().is_empty());
+}
+
+#[test]
 fn where_one_device_is_allowed_the_newcomer_takes_the_place_of_whichever_it_was() {
     let replace = |root: &mut NamespaceConfig| root.devices = DevicePolicy::Replace;
     let mut world = World::new(config_with(replace));
