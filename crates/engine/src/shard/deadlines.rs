@@ -8,7 +8,7 @@ use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 
-use crate::shard::conn::{Phase, Transport};
+use crate::shard::conn::{Conn, Phase, Transport};
 use crate::shard::engine::Engine;
 use crate::shard::heartbeat::Beat;
 use crate::shard::request::Protocol;
@@ -21,6 +21,17 @@ const MAX_PINGS_PER_TICK: u32 = 4;
 const STOOD_STILL: Duration = Duration::from_millis(100);
 /// A deadline that is acted on later than this was missed: a first ping may be late by as much.
 const LATE: Duration = Duration::from_millis(100);
+
+/// Until when a connection's pong cannot have come, because something that had to come first was
+/// on its way: the rest of a message (as far as it has come), or a POST, whose answer a polling
+/// client waits for. HTTP gives that half a minute.
+fn held_up_until(conn: &Conn, now: Micros) -> Micros {
+    match &conn.transport {
+        Transport::WebSocket(websocket) if websocket.decoder.is_inside() => conn.last_seen,
+        Transport::Polling(polling) if polling.is_posting() => now,
+        Transport::WebSocket(_) | Transport::Polling(_) => Micros::ZERO,
+    }
+}
 
 impl Engine {
     /// After `interval`, or earlier where too many would be pinged together.
@@ -159,6 +170,9 @@ impl Engine {
             Transport::Polling(_) if late > STOOD_STILL || self.is_behind => Micros::ZERO,
             Transport::Polling(_) => now,
         };
+        if conn.heartbeat.is_over(now, timing) {
+            conn.heartbeat.is_held_up(held_up_until(conn, now));
+        }
         match conn.heartbeat.beat(now, timing, heard) {
             Beat::Nothing => {}
             Beat::Ping => self.ping(slot),
@@ -169,6 +183,23 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// What a pong had to come behind, and was on its way since `since`, has come or is answered.
+    pub(super) fn may_answer(&mut self, slot: Slot, since: Micros) {
+        let (now, timing) = (self.now, self.settings.heartbeat_timing);
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.heartbeat.may_answer(since, now, timing);
+        }
+    }
+
+    /// Whether the rest of something is to come before whatever else a WebSocket says.
+    pub(super) fn is_inside(&self, slot: Slot) -> bool {
+        let conn = self.conns.get(slot);
+        conn.is_some_and(|conn| match &conn.transport {
+            Transport::WebSocket(websocket) => websocket.decoder.is_inside(),
+            Transport::Polling(_) => false,
+        })
     }
 
     pub(super) fn ping(&mut self, slot: Slot) {

@@ -24,6 +24,17 @@ pub(crate) struct Pending {
 pub(crate) struct Held {
     pub(crate) text: String,
     pub(crate) at: usize,
+    /// When its request came.
+    pub(crate) since: Micros,
+    pub(crate) reply: oneshot::Sender<Reply>,
+}
+
+/// A POST whose body is being read.
+pub(crate) struct Incoming {
+    pub(crate) id: RequestId,
+    /// When its head came.
+    pub(crate) since: Micros,
+    /// What is sent there is its answer; dropped, it is aborted.
     pub(crate) reply: oneshot::Sender<Reply>,
 }
 
@@ -93,9 +104,7 @@ impl Farewell {
 #[derive(Default)]
 pub(crate) struct Polling {
     pub(crate) get: Option<Pending>,
-    /// The POST whose body is being read. What is sent there is its answer; dropped, it is
-    /// aborted.
-    pub(crate) post: Option<(RequestId, oneshot::Sender<Reply>)>,
+    pub(crate) post: Option<Incoming>,
     pub(crate) held: Option<Held>,
     pub(crate) probe: Option<Box<Probe>>,
     /// Decided when the session ends.
@@ -103,11 +112,22 @@ pub(crate) struct Polling {
 }
 
 impl Polling {
+    /// Whether a POST is on its way, or not all of it is heard: its client waits for the answer
+    /// before it says anything else.
+    pub(super) fn is_posting(&self) -> bool {
+        self.post.is_some() || self.held.is_some()
+    }
+
+    /// Takes the POST whose body was being read, if it is this one.
+    pub(super) fn take_post(&mut self, id: RequestId) -> Option<Incoming> {
+        self.post.take_if(|post| post.id == id)
+    }
+
     /// Answers the POSTs that the session's end finds: one that is held, or on its way. Where
     /// nothing is said, HTTP answers as to an unknown `sid`.
     pub(super) fn end_posts(&mut self) {
         let held = self.held.take().map(|held| held.reply);
-        let on_its_way = self.post.take().map(|(_, reply)| reply);
+        let on_its_way = self.post.take().map(|post| post.reply);
         let told = match self.farewell {
             Farewell::ComeLater => [held, None],
             Farewell::ForGood => [held, on_its_way],
