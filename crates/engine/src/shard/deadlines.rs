@@ -115,7 +115,7 @@ impl Engine {
 
     /// A connection's deadline has come: finds out which, and acts.
     pub(super) fn deadline(&mut self, slot: Slot) {
-        let now = self.now;
+        let (now, upgrade_timeout) = (self.now, self.settings.upgrade_timeout);
         let Some(conn) = self.conns.get_mut(slot) else {
             self.nobody_due.push(slot);
             return;
@@ -135,13 +135,12 @@ impl Engine {
             return;
         };
         if let Transport::Polling(polling) = &mut conn.transport {
-            if polling
-                .probe
-                .as_ref()
-                .is_some_and(|probe| now >= probe.deadline)
-            {
-                polling.probe = None;
+            // A client changes over when its POST is answered, and does not poll until then.
+            // Source: engine.io-client, `Polling.pause`.
+            if polling.is_posting() {
+                polling.prolong_probe(now + upgrade_timeout);
             }
+            polling.probe.take_if(|probe| now >= probe.deadline);
         }
         if conn.app_deadline <= now {
             conn.app_deadline = Micros::MAX;
@@ -186,10 +185,14 @@ impl Engine {
     }
 
     /// What a pong had to come behind, and was on its way since `since`, has come or is answered.
+    /// An upgrade may have waited for the same.
     pub(super) fn may_answer(&mut self, slot: Slot, since: Micros) {
         let (now, timing) = (self.now, self.settings.heartbeat_timing);
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.heartbeat.may_answer(since, now, timing);
+            if let Transport::Polling(polling) = &mut conn.transport {
+                polling.prolong_probe(now + self.settings.upgrade_timeout);
+            }
         }
     }
 

@@ -118,6 +118,13 @@ impl Polling {
         self.post.is_some() || self.held.is_some()
     }
 
+    /// Gives a WebSocket whose probe was answered until `deadline` at least.
+    pub(super) fn prolong_probe(&mut self, deadline: Micros) {
+        if let Some(probe) = self.probe.as_mut().filter(|probe| probe.probed) {
+            probe.deadline = probe.deadline.max(deadline);
+        }
+    }
+
     /// Takes the POST whose body was being read, if it is this one.
     pub(super) fn take_post(&mut self, id: RequestId) -> Option<Incoming> {
         self.post.take_if(|post| post.id == id)
