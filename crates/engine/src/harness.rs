@@ -227,6 +227,8 @@ impl Asked {
 pub struct Posting {
     id: RequestId,
     start: oneshot::Receiver<PostStart>,
+    /// The answer, if the session ends before the body has come.
+    ended: Option<oneshot::Receiver<Reply>>,
 }
 
 impl Posting {
@@ -234,10 +236,23 @@ impl Posting {
     /// that is not decided. It is told once.
     pub fn start(&mut self) -> Option<Result<(), Answer>> {
         match self.start.try_recv() {
-            Ok(PostStart::Read(..)) => Some(Ok(())),
+            Ok(PostStart::Read(_, ended)) => {
+                self.ended = Some(ended);
+                Some(Ok(()))
+            }
             Ok(PostStart::Refuse(reply)) => Some(Err(reply.into())),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Closed) => Some(Err(Answer::Ended)),
+        }
+    }
+
+    /// What HTTP answers before the body has come, because the session has ended; `None` while
+    /// it is to be read. It is told once.
+    pub fn answer(&mut self) -> Option<Answer> {
+        match self.ended.as_mut()?.try_recv() {
+            Ok(reply) => Some(reply.into()),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => Some(Answer::Ended),
         }
     }
 }
@@ -434,7 +449,11 @@ impl<A: App> Harness<A> {
         self.shard
             .mailbox
             .request(Request::PostBegins { name, id, reply });
-        Posting { id, start }
+        Posting {
+            id,
+            start,
+            ended: None,
+        }
     }
 
     /// The body of a POST that has begun.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Why a connection was refused before it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,20 @@ pub fn address_group(ip: IpAddr) -> IpAddr {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
         ip => ip,
     }
+}
+
+/// A network in the notation in which addresses are compared: one of IPv4 addresses that is written
+/// as one of IPv6 (`::ffff:10.0.0.0/104`) is that of IPv4.
+pub fn canonical_network(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(v6) => v6
+            .prefix_len()
+            .checked_sub(96)
+            .zip(v6.addr().to_ipv4_mapped()),
+        IpNet::V4(_) => None,
+    };
+    let mapped = mapped.and_then(|(prefix, address)| Ipv4Net::new(address, prefix).ok());
+    mapped.map_or(network, IpNet::V4)
 }
 
 /// Counts the connections of a gateway.
@@ -197,5 +212,17 @@ mod tests {
         assert_eq!(address_group(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
         assert_eq!(address_group(ip("192.0.2.1")), ip("192.0.2.1"));
         assert!(address_group(ip("::1")).is_loopback());
+        for (written, is) in [
+            ("::ffff:10.0.0.5/128", "10.0.0.5/32"),
+            ("::ffff:10.1.2.3/104", "10.1.2.3/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::ffff:0:0/95"),
+            ("::a00:5/128", "::a00:5/128"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+        ] {
+            let network = |text: &str| text.parse::<IpNet>().unwrap();
+            assert_eq!(canonical_network(network(written)), network(is));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -19,7 +20,7 @@ use heartline_engine::clock::Clock;
 use heartline_engine::failure::Failure;
 use heartline_engine::http::forward::{Forwarder, Owner};
 use heartline_engine::http::front::{
-    ConnectLimiter, Fallback, Gatekeeper, HttpFront, HttpParts, HttpSettings,
+    Asker, ConnectLimiter, Fallback, Gatekeeper, HttpFront, HttpParts, HttpSettings,
 };
 use heartline_engine::http::token::TokenPlaces;
 use heartline_engine::seldom::Seldom;
@@ -63,6 +64,10 @@ use crate::watches::Watches;
 /// through in a header is an eighth of it. For the bodies of an app's own HTTP the same holds:
 /// they may be anybody's.
 const MAX_FIRST_PAYLOAD: usize = 64 << 10;
+/// What a live client may need in its first frame for each topic that it goes on with, bytes:
+/// the longest name, epoch and offset, and what stands around them. Where `max_rooms_per_socket`
+/// topics need more than [`MAX_FIRST_PAYLOAD`], that is the bound.
+const TOPIC_IN_FIRST_PAYLOAD: usize = 400;
 
 impl Gateway {
     /// Begins to make a gateway.
@@ -665,7 +670,10 @@ pub(crate) fn engine_settings(config: &Config, tag: Option<u32>) -> Settings {
             timeout: config.heartbeat.timeout,
         },
         max_payload: config.max_payload,
-        max_first_payload: MAX_FIRST_PAYLOAD,
+        max_first_payload: config
+            .max_rooms_per_socket
+            .saturating_mul(TOPIC_IN_FIRST_PAYLOAD)
+            .max(MAX_FIRST_PAYLOAD),
         send_buffer: config.send_buffer,
         upgrade_timeout: config.upgrade_timeout,
         compress_from: config.compression.unwrap_or(usize::MAX),
@@ -737,8 +745,11 @@ fn connect_limiter(shared: &Arc<Shared>) -> Option<ConnectLimiter> {
         ConnectLimit::Off => return None,
         limit => limit,
     };
-    Some(Arc::new(move |ip| {
+    Some(Arc::new(move |ip, asker| {
         let taken = limits.take_connect(ip, limit, clock.now());
+        if taken.is_err() && asker == Asker::Http {
+            limits.refused_connects.fetch_add(1, Ordering::Relaxed);
+        }
         taken.map_err(|over| over.retry_after_ms)
     }))
 }

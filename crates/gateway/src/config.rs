@@ -38,7 +38,8 @@ pub struct Config {
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Largest message in bytes; a larger one closes with 1009 or gets HTTP 413. A client that
-    /// is in no namespace yet may send 65 536 bytes.
+    /// is in no namespace yet may send 65 536 bytes, or 400 for each of `max_rooms_per_socket` if
+    /// that is more.
     pub max_payload: usize,
     /// Smallest message that is compressed, bytes, where the client offers
     /// permessage-deflate (RFC 7692); `None` to decline every offer. One of more than 64 KiB

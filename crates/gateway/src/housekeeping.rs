@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use heartline_wire::id::Slot;
+
 use crate::op::{Query, SweepPlace};
 use crate::recovery::TRIM_INTERVAL;
 use crate::shared::Shared;
@@ -91,6 +93,22 @@ async fn follow_clock(shared: Arc<Shared>) {
                 now,
                 "the system's clock was set, or the machine has slept"
             );
+            clock_was_set(&shared).await;
+        }
+    }
+}
+
+/// Has the tokens of all sockets expire by the clock as it is now, in as many turns of each shard as
+/// that takes.
+pub(crate) async fn clock_was_set(shared: &Arc<Shared>) {
+    for shard in 0..shared.fanout.shard_count() {
+        let mut place = Some(Slot(0));
+        while let Some(from) = place {
+            let asked = shared
+                .fanout
+                .query(shard, |reply| Query::ClockSet { from, reply });
+            // A shard that has stopped has no sockets.
+            place = asked.await.flatten();
         }
     }
 }

@@ -115,7 +115,11 @@ impl Limits {
         limit: Limit,
         now: Micros,
     ) -> Result<(), OverLimit> {
-        take(&self.messages, sender, limit, now, &self.refused_messages)
+        let taken = take(&self.messages, sender, limit, now);
+        if taken.is_err() {
+            self.refused_messages.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
     }
 
     /// A message that has been counted is in the store, or may be. Whether it was there at an
@@ -135,7 +139,8 @@ impl Limits {
     }
 
     /// One more connection of this address, if the limit allows. By default loopback is
-    /// spared: behind a proxy on the same machine everybody has that address.
+    /// spared: behind a proxy on the same machine everybody has that address. Whoever answers by a
+    /// refusal counts it.
     pub(crate) fn take_connect(
         &self,
         ip: IpAddr,
@@ -148,7 +153,7 @@ impl Limits {
             ConnectLimit::Default => Limit::per(1000, 10),
             ConnectLimit::Limit(limit) => limit,
         };
-        take(&self.connects, ip, limit, now, &self.refused_connects)
+        take(&self.connects, ip, limit, now)
     }
 
     /// Whether clients of this address may still try to go on where they were lost. Loopback is
@@ -203,17 +208,13 @@ fn take<K: Hash + Eq>(
     key: K,
     limit: Limit,
     now: Micros,
-    refusals: &AtomicU64,
 ) -> Result<(), OverLimit> {
     match limiter.take(key, limit, now) {
         Verdict::Allowed => Ok(()),
-        Verdict::Refused { again_in, refused } => {
-            refusals.fetch_add(1, Ordering::Relaxed);
-            Err(OverLimit {
-                retry_after_ms: micros(again_in).div_ceil(1000),
-                refused,
-            })
-        }
+        Verdict::Refused { again_in, refused } => Err(OverLimit {
+            retry_after_ms: micros(again_in).div_ceil(1000),
+            refused,
+        }),
     }
 }
 

@@ -496,6 +496,12 @@ pub(crate) enum Query {
         from: SweepPlace,
         reply: oneshot::Sender<(usize, Option<SweepPlace>)>,
     },
+    /// The clock was set: have tokens at some of the slots expire when it says so now; the slot to
+    /// go on from.
+    ClockSet {
+        from: Slot,
+        reply: oneshot::Sender<Option<Slot>>,
+    },
 }
 
 /// A place in a shard's sweep, which goes through its slots, then the parts of the table of who is

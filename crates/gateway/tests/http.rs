@@ -517,7 +517,7 @@ async fn pages_of_the_listed_origins_may_come_however_they_are_written() {
         allowed_origins: heartline::config::AllowedOrigins::List(vec![
             "https://App.Example:443/".into(),
         ]),
-        trusted_proxies: vec!["127.0.0.1/32".parse().unwrap()],
+        trusted_proxies: vec!["::ffff:127.0.0.1/128".parse().unwrap()],
         ..config()
     }))
     .await;

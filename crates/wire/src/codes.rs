@@ -210,7 +210,7 @@ const TABLE: [Entry; 34] = {
             &[Connect],
             Later,
             "This node is going away",
-            "One more namespace was asked for while the node goes away",
+            "One more namespace was asked for while the node goes away; who is in none is closed with 1001",
         ),
         entry(
             (InvalidNamespace, "Invalid namespace"),

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::http::accept::Inside;
 use crate::http::cors::Origin;
-use crate::http::front::{HttpFront, Sender};
+use crate::http::front::{Asker, HttpFront, Sender};
 use crate::http::head::names_its_host;
 use crate::http::remote::client_address;
 use crate::http::upgrade::{PLAIN, agree, wants_upgrade};
@@ -141,7 +141,7 @@ impl<Op: Send + 'static> Doorman for HttpFront<Op> {
         let client = client_address(peer, request.headers(), &self.settings.trusted_proxies);
         let guard = self.parts.slots.take(client).ok()?;
         let limiter = self.parts.connect_limiter.as_ref();
-        if limiter.is_some_and(|limiter| limiter(address_group(client)).is_err()) {
+        if limiter.is_some_and(|limiter| limiter(address_group(client), Asker::Shard).is_err()) {
             return None;
         }
         let mut besides = HeaderMap::new();

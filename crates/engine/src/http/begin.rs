@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::http::answer::{Answer, panicked, problem, refusal, reply_to_answer, text};
 use crate::http::cors::Origin;
-use crate::http::front::{HttpFront, Sender};
+use crate::http::front::{Asker, HttpFront, Sender};
 use crate::http::head::Query;
 use crate::http::remote::client_address;
 use crate::http::served::Asking;
@@ -172,7 +172,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         }
         let client = client_address(peer, headers, &self.settings.trusted_proxies);
         if let Some(limiter) = &self.parts.connect_limiter {
-            if let Err(wait) = limiter(address_group(client)) {
+            if let Err(wait) = limiter(address_group(client), Asker::Http) {
                 let mut answer = text(
                     StatusCode::TOO_MANY_REQUESTS,
                     "too many new connections from this address",

@@ -32,7 +32,7 @@ use crate::http::visitor::Visitor;
 use crate::seldom::Seldom;
 use crate::shard::ShardHandle;
 use crate::shard::request::Handshake;
-use crate::slots::{ConnectionSlots, address_group};
+use crate::slots::{ConnectionSlots, address_group, canonical_network};
 use crate::tasks::BoxFuture;
 
 /// Shortest time between two lines of the log about refused origins.
@@ -53,8 +53,17 @@ pub type Gatekeeper = Arc<
 >;
 
 /// Says whether an [address](address_group) may open one more connection now; else after how
-/// many milliseconds.
-pub type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
+/// many milliseconds. Where a shard asks, a refusal is none yet.
+pub type ConnectLimiter = Arc<dyn Fn(IpAddr, Asker) -> Result<(), u64> + Send + Sync + 'static>;
+
+/// Who asks whether a connection may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A shard: whom it may not let in it leaves to HTTP, which asks once more.
+    Shard,
+    /// HTTP, which answers.
+    Http,
+}
 
 /// What the front has to know of the configuration.
 pub struct HttpSettings {
@@ -134,6 +143,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
     /// A front that serves nobody yet.
     pub fn new(mut settings: HttpSettings, parts: HttpParts<Op>) -> Self {
         settings.origins = settings.origins.normalized();
+        for network in &mut settings.trusted_proxies {
+            *network = canonical_network(*network);
+        }
         HttpFront {
             client_files: ClientFiles::new(settings.client_files.take()),
             settings,

@@ -116,7 +116,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let body = tokio::select! {
             body = read_body(request.into_body(), bound) => body,
             // Ended meanwhile, by a second POST for instance.
-            _ = &mut ended => return refusal(RequestError::UnknownSid, false),
+            answer = &mut ended => return reply_to_answer(answer),
             () = tokio::time::sleep(BODY_TIMEOUT) => return status(StatusCode::REQUEST_TIMEOUT),
         };
         let body = match body {

@@ -8,7 +8,7 @@ use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 
-use crate::shard::conn::{Phase, Transport};
+use crate::shard::conn::{Conn, Phase, Transport};
 use crate::shard::engine::Engine;
 use crate::shard::heartbeat::Beat;
 use crate::shard::request::Protocol;
@@ -21,6 +21,17 @@ const MAX_PINGS_PER_TICK: u32 = 4;
 const STOOD_STILL: Duration = Duration::from_millis(100);
 /// A deadline that is acted on later than this was missed: a first ping may be late by as much.
 const LATE: Duration = Duration::from_millis(100);
+
+/// Until when a connection's pong cannot have come, because something that had to come first was
+/// on its way: the rest of a message (as far as it has come), or a POST, whose answer a polling
+/// client waits for. HTTP gives that half a minute.
+fn held_up_until(conn: &Conn, now: Micros) -> Micros {
+    match &conn.transport {
+        Transport::WebSocket(websocket) if websocket.decoder.is_inside() => conn.last_seen,
+        Transport::Polling(polling) if polling.is_posting() => now,
+        Transport::WebSocket(_) | Transport::Polling(_) => Micros::ZERO,
+    }
+}
 
 impl Engine {
     /// After `interval`, or earlier where too many would be pinged together.
@@ -104,7 +115,7 @@ impl Engine {
 
     /// A connection's deadline has come: finds out which, and acts.
     pub(super) fn deadline(&mut self, slot: Slot) {
-        let now = self.now;
+        let (now, upgrade_timeout) = (self.now, self.settings.upgrade_timeout);
         let Some(conn) = self.conns.get_mut(slot) else {
             self.nobody_due.push(slot);
             return;
@@ -124,13 +135,12 @@ impl Engine {
             return;
         };
         if let Transport::Polling(polling) = &mut conn.transport {
-            if polling
-                .probe
-                .as_ref()
-                .is_some_and(|probe| now >= probe.deadline)
-            {
-                polling.probe = None;
+            // A client changes over when its POST is answered, and does not poll until then.
+            // Source: engine.io-client, `Polling.pause`.
+            if polling.is_posting() {
+                polling.prolong_probe(now + upgrade_timeout);
             }
+            polling.probe.take_if(|probe| now >= probe.deadline);
         }
         if conn.app_deadline <= now {
             conn.app_deadline = Micros::MAX;
@@ -159,6 +169,9 @@ impl Engine {
             Transport::Polling(_) if late > STOOD_STILL || self.is_behind => Micros::ZERO,
             Transport::Polling(_) => now,
         };
+        if conn.heartbeat.is_over(now, timing) {
+            conn.heartbeat.is_held_up(held_up_until(conn, now));
+        }
         match conn.heartbeat.beat(now, timing, heard) {
             Beat::Nothing => {}
             Beat::Ping => self.ping(slot),
@@ -169,6 +182,27 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// What a pong had to come behind, and was on its way since `since`, has come or is answered.
+    /// An upgrade may have waited for the same.
+    pub(super) fn may_answer(&mut self, slot: Slot, since: Micros) {
+        let (now, timing) = (self.now, self.settings.heartbeat_timing);
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.heartbeat.may_answer(since, now, timing);
+            if let Transport::Polling(polling) = &mut conn.transport {
+                polling.prolong_probe(now + self.settings.upgrade_timeout);
+            }
+        }
+    }
+
+    /// Whether the rest of something is to come before whatever else a WebSocket says.
+    pub(super) fn is_inside(&self, slot: Slot) -> bool {
+        let conn = self.conns.get(slot);
+        conn.is_some_and(|conn| match &conn.transport {
+            Transport::WebSocket(websocket) => websocket.decoder.is_inside(),
+            Transport::Polling(_) => false,
+        })
     }
 
     pub(super) fn ping(&mut self, slot: Slot) {

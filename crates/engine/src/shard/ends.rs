@@ -141,12 +141,7 @@ impl Engine {
                 if !(lingers && changes) {
                     polling.probe = None;
                 }
-                if let Some(held) = polling.held.take() {
-                    if polling.farewell == Farewell::ComeLater {
-                        let _ = held.reply.send(polling.farewell.reply());
-                    }
-                }
-                polling.post = None;
+                polling.end_posts();
                 conn.close_deadline = now + POLLING_CLOSE_WAIT;
                 if reason == Reason::SlowConsumer {
                     if let Some(out) = &mut conn.out {

@@ -438,9 +438,14 @@ impl Engine {
     fn enqueue_keyed(&mut self, slot: Slot, key: &ConflationKey, frames: &Bytes) {
         // So little is kept in pieces that no publication would take another's place.
         if !self.holds(slot, frames) {
+            // Without a poll nothing leaves, however little it is.
+            let waits = self.conn(slot).is_some_and(|conn| match &conn.transport {
+                Transport::Polling(polling) => polling.get.is_none(),
+                Transport::WebSocket(_) => false,
+            });
             let mut replaced = false;
             self.enqueue(slot, Waits::WithMany, |out| {
-                replaced = out.push_keyed(key, frames);
+                replaced = out.push_keyed(key, frames, waits);
             });
             self.stats.conflated += u64::from(replaced);
         }

@@ -3,7 +3,9 @@
 //! A ping goes out every `interval`, whatever else is sent: an Engine.IO
 //! client counts nothing but pings as life. The peer is dead when a ping has
 //! gone unanswered for `timeout`; a pong that comes twice, early or unasked is
-//! no error. Each connection keeps its phase: those whose pings were spread out
+//! no error. While something of the peer's is on its way before which no pong can come
+//! (the rest of a large message), what comes of it is as good as one, and half of the time is
+//! left for the pong behind it. Each connection keeps its phase: those whose pings were spread out
 //! stay so, also when the process stood still for longer than `interval`.
 
 use std::time::Duration;
@@ -27,8 +29,12 @@ const LATE: Duration = Duration::from_millis(50);
 pub(crate) struct Heartbeat {
     next_ping: Micros,
     last_ping: Micros,
-    /// When the oldest unanswered ping was due; [`Micros::ZERO`] when all are answered.
+    /// When the oldest unanswered ping was due, or from when on its answer is waited for because it
+    /// was held up before; [`Micros::ZERO`] when all are answered.
     unanswered: Micros,
+    /// The same without what time was left for the answer behind something else: that is half of
+    /// it in all, or who says much and answers nothing would stay for ever.
+    waits_since: Micros,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +53,36 @@ impl Heartbeat {
             next_ping: first_ping,
             last_ping: Micros::ZERO,
             unanswered: Micros::ZERO,
+            waits_since: Micros::ZERO,
+        }
+    }
+
+    /// Whether the time for an answer is over.
+    pub(crate) fn is_over(&self, now: Micros, heartbeat_timing: HeartbeatTiming) -> bool {
+        self.unanswered != Micros::ZERO && now >= self.unanswered + heartbeat_timing.timeout
+    }
+
+    /// No answer can have come before `until`, when something came that had to come first: its
+    /// time begins there.
+    pub(crate) fn is_held_up(&mut self, until: Micros) {
+        if self.unanswered != Micros::ZERO && until > self.unanswered {
+            self.unanswered = until;
+            self.waits_since = until;
+        }
+    }
+
+    /// What has held the answer up from `since` to `now` is over: half of its time is left for it.
+    /// What began when half of it was over already has held nothing up.
+    pub(crate) fn may_answer(
+        &mut self,
+        since: Micros,
+        now: Micros,
+        heartbeat_timing: HeartbeatTiming,
+    ) {
+        let half = heartbeat_timing.timeout / 2;
+        let latest = self.waits_since + half;
+        if self.unanswered != Micros::ZERO && since <= latest {
+            self.unanswered = self.unanswered.max((now - half).min(latest));
         }
     }
 
@@ -60,14 +96,14 @@ impl Heartbeat {
         heartbeat_timing: HeartbeatTiming,
         heard: Micros,
     ) -> Beat {
-        if self.unanswered != Micros::ZERO && now >= self.unanswered + heartbeat_timing.timeout {
+        if self.is_over(now, heartbeat_timing) {
             if heard >= self.unanswered + heartbeat_timing.timeout {
                 return Beat::Dead;
             }
             if heard != Micros::ZERO {
                 return Beat::Listen;
             }
-            self.unanswered = now;
+            self.is_held_up(now);
         }
         if now < self.next_ping {
             return Beat::Nothing;
@@ -76,6 +112,7 @@ impl Heartbeat {
         if self.unanswered == Micros::ZERO {
             let late = LATE.min(heartbeat_timing.timeout / 4);
             self.unanswered = self.next_ping.max(now - late);
+            self.waits_since = self.unanswered;
         }
         self.next_ping = self.next_ping.next_in_phase(heartbeat_timing.interval, now);
         Beat::Ping
@@ -164,6 +201,55 @@ mod tests {
         assert_eq!(heart.beat(Micros(600), RHYTHM, Micros(600)), Beat::Ping);
         assert_eq!(heart.beat(Micros(800), RHYTHM, Micros(799)), Beat::Listen);
         assert_eq!(heart.beat(Micros(801), RHYTHM, Micros(800)), Beat::Dead);
+    }
+
+    #[test]
+    fn an_answer_that_was_held_up_has_its_time_from_then_on() {
+        let mut heart = Heartbeat::new(Micros(300));
+        // Before a ping there is nothing to wait for.
+        heart.is_held_up(Micros(250));
+        assert_eq!(beat(&mut heart, 300), Beat::Ping);
+        assert!(!heart.is_over(Micros(499), RHYTHM) && heart.is_over(Micros(500), RHYTHM));
+        heart.is_held_up(Micros(480));
+        assert_eq!(beat(&mut heart, 500), Beat::Nothing);
+        heart.is_held_up(Micros(470));
+        assert_eq!(heart.deadline(RHYTHM), Micros(600));
+        assert_eq!(beat(&mut heart, 600), Beat::Ping);
+        assert_eq!(beat(&mut heart, 679), Beat::Nothing);
+        assert_eq!(beat(&mut heart, 680), Beat::Dead);
+    }
+
+    #[test]
+    fn half_of_its_time_is_left_to_an_answer_behind_what_held_it_up() {
+        let mut heart = Heartbeat::new(Micros(300));
+        let over = |heart: &mut Heartbeat, since: u64, now: u64| {
+            heart.may_answer(Micros(since), Micros(now), RHYTHM);
+            heart.deadline(RHYTHM)
+        };
+        assert_eq!(over(&mut heart, 100, 200), Micros(300));
+        assert_eq!(beat(&mut heart, 300), Beat::Ping);
+        // Half of it is left anyway.
+        assert_eq!(over(&mut heart, 100, 390), Micros(500));
+        assert_eq!(over(&mut heart, 390, 450), Micros(550));
+        // What began late, and what came before.
+        assert_eq!(over(&mut heart, 401, 490), Micros(550));
+        assert_eq!(over(&mut heart, 100, 440), Micros(550));
+        // No more than that in all.
+        assert_eq!(over(&mut heart, 399, 549), Micros(600));
+        assert_eq!(beat(&mut heart, 549), Beat::Nothing);
+        assert_eq!(heart.pong(Micros(549)), Some(Duration::from_micros(249)));
+        // The next has its own time.
+        assert_eq!(beat(&mut heart, 600), Beat::Ping);
+        assert_eq!(over(&mut heart, 600, 790), Micros(890));
+        assert_eq!(beat(&mut heart, 890), Beat::Dead);
+        // One that is waited for anew has it anew.
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(beat(&mut heart, 300), Beat::Ping);
+        heart.is_held_up(Micros(480));
+        assert_eq!(over(&mut heart, 350, 590), Micros(600));
+        assert_eq!(beat(&mut heart, 600), Beat::Ping);
+        assert_eq!(over(&mut heart, 350, 690), Micros(780));
+        assert_eq!(beat(&mut heart, 780), Beat::Dead);
     }
 
     /// With everything heard until then.

@@ -176,9 +176,9 @@ impl Outbound {
 
     /// Appends a keyed publication, in place of an older one that still waits.
     /// Returns whether one was replaced. While little waits and the transport takes
-    /// everything, it is like [`push`](Self::push).
-    pub(crate) fn push_keyed(&mut self, key: &ConflationKey, frames: &Bytes) -> bool {
-        if !self.blocked && self.waiting < CONFLATE_BEYOND {
+    /// everything, it is like [`push`](Self::push), unless it `waits` in any case.
+    pub(crate) fn push_keyed(&mut self, key: &ConflationKey, frames: &Bytes, waits: bool) -> bool {
+        if !waits && !self.blocked && self.waiting < CONFLATE_BEYOND {
             self.push(frames);
             return false;
         }
@@ -449,11 +449,11 @@ mod tests {
         let mut queue = Outbound::default();
         queue.push(&frame("begin"));
         queue.blocked = true;
-        assert!(!queue.push_keyed(&key("a"), &frame("a1")));
-        assert!(!queue.push_keyed(&key("b"), &frame("b1")));
-        assert!(queue.push_keyed(&key("a"), &frame("a2")));
+        assert!(!queue.push_keyed(&key("a"), &frame("a1"), false));
+        assert!(!queue.push_keyed(&key("b"), &frame("b1"), false));
+        assert!(queue.push_keyed(&key("a"), &frame("a2"), false));
         queue.push_urgent(frame("2"));
-        assert!(queue.push_keyed(&key("b"), &frame("b2")));
+        assert!(queue.push_keyed(&key("b"), &frame("b2"), false));
         let all = drain(&mut queue);
         let expected = ["2", "begin", "a2", "b2"]
             .map(|text| frame(text).to_vec())
@@ -463,13 +463,26 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_in_any_case_takes_the_place_of_an_older_one_at_once() {
+        let mut queue = Outbound::default();
+        assert!(!queue.push_keyed(&key("a"), &frame("a1"), true));
+        queue.push(&frame("between"));
+        assert!(queue.push_keyed(&key("a"), &frame("a2"), true));
+        assert!(!queue.push_keyed(&key("a"), &frame("a3"), false));
+        let expected = ["between", "a2", "a3"]
+            .map(|text| frame(text).to_vec())
+            .concat();
+        assert_eq!(drain(&mut queue), expected);
+    }
+
+    #[test]
     fn a_reader_that_stopped_does_not_make_the_queue_grow() {
         let mut queue = Outbound::default();
         queue.push(&frame("begin"));
         queue.blocked = true;
         for _ in 0..10_000 {
-            queue.push_keyed(&key("a"), &frame("a"));
-            queue.push_keyed(&key("b"), &frame("b"));
+            queue.push_keyed(&key("a"), &frame("a"), false);
+            queue.push_keyed(&key("b"), &frame("b"), false);
         }
         assert!(queue.segments.len() < 300);
         let expected = ["begin", "a", "b"]
@@ -483,11 +496,11 @@ mod tests {
         let mut queue = Outbound::default();
         let all = |text: &str| frame(&text.repeat(1000));
         for _ in 0..10_000 {
-            queue.push_keyed(&key("a"), &all("a"));
-            queue.push_keyed(&key("b"), &all("b"));
+            queue.push_keyed(&key("a"), &all("a"), false);
+            queue.push_keyed(&key("b"), &all("b"), false);
         }
         assert!(queue.waiting() < CONFLATE_BEYOND + 10_000);
-        queue.push_keyed(&key("a"), &all("c"));
+        queue.push_keyed(&key("a"), &all("c"), false);
         let left = drain(&mut queue);
         assert!(left.ends_with(&[all("b"), all("c")].concat()));
     }
@@ -514,7 +527,7 @@ mod tests {
         let mut published = 0;
         while !queue.is_over(1_000_000, Micros::ZERO + BURST) {
             let key = key(&format!("{published:0>250}"));
-            queue.push_keyed(&key, &frame("1"));
+            queue.push_keyed(&key, &frame("1"), false);
             published += 1;
         }
         assert!(queue.waiting < 10_000 && published < 2000);
@@ -526,13 +539,13 @@ mod tests {
         queue.push(&frame("begin"));
         queue.block(Micros::ZERO);
         for number in 0..MAX_KEYS + 100 {
-            queue.push_keyed(&key(&number.to_string()), &frame("1"));
+            queue.push_keyed(&key(&number.to_string()), &frame("1"), false);
         }
         let keys = |queue: &Outbound| queue.keyed.as_ref().unwrap().len();
         assert_eq!(keys(&queue), MAX_KEYS);
         let last = key(&(MAX_KEYS + 99).to_string());
-        assert!(!queue.push_keyed(&last, &frame("2")));
-        assert!(queue.push_keyed(&key("7"), &frame("3")));
+        assert!(!queue.push_keyed(&last, &frame("2"), false));
+        assert!(queue.push_keyed(&key("7"), &frame("3"), false));
         assert_eq!(keys(&queue), MAX_KEYS);
         let all = drain(&mut queue);
         let frames = MAX_KEYS + 101;
@@ -588,7 +601,7 @@ mod tests {
                     Step::Keyed(number, len) => {
                         // The same texts, each time in a place of their own.
                         let key = key(&"k".repeat(number * 23));
-                        queue.push_keyed(&key, &frame(&"x".repeat(len)));
+                        queue.push_keyed(&key, &frame(&"x".repeat(len)), false);
                     }
                     Step::Urgent => queue.push_urgent(frame("2")),
                     Step::Leave(count) => queue.advance(count.min(queue.waiting)),
@@ -614,9 +627,9 @@ mod tests {
             blocked: true,
             ..Outbound::default()
         };
-        queue.push_keyed(&key("a"), &frame("one"));
+        queue.push_keyed(&key("a"), &frame("one"), false);
         queue.advance(2);
-        assert!(!queue.push_keyed(&key("a"), &frame("two")));
+        assert!(!queue.push_keyed(&key("a"), &frame("two"), false));
         queue.keep_frame_in_flight();
         assert_eq!(drain(&mut queue), &frame("one")[2..]);
     }

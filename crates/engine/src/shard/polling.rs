@@ -24,6 +24,17 @@ pub(crate) struct Pending {
 pub(crate) struct Held {
     pub(crate) text: String,
     pub(crate) at: usize,
+    /// When its request came.
+    pub(crate) since: Micros,
+    pub(crate) reply: oneshot::Sender<Reply>,
+}
+
+/// A POST whose body is being read.
+pub(crate) struct Incoming {
+    pub(crate) id: RequestId,
+    /// When its head came.
+    pub(crate) since: Micros,
+    /// What is sent there is its answer; dropped, it is aborted.
     pub(crate) reply: oneshot::Sender<Reply>,
 }
 
@@ -46,6 +57,10 @@ pub(crate) enum Farewell {
     /// The close packet.
     #[default]
     Close,
+    /// The same behind what keeps the client away (Socket.IO's DISCONNECT). A POST is accepted
+    /// and not heard until then: engine.io-client takes its refusal for the end, and would come
+    /// back without having asked for the rest.
+    ForGood,
     /// Nothing: the client itself has closed.
     Noop,
     /// As if the session had never been, so that every client comes back. Some take the
@@ -61,16 +76,27 @@ impl Farewell {
             Reason::ClientLeft => Farewell::Noop,
             Reason::Drained => Farewell::Silence,
             _ if code == TRY_AGAIN_LATER => Farewell::ComeLater,
+            _ if reason.is_final() => Farewell::ForGood,
             _ => Farewell::Close,
         }
     }
 
     pub(super) fn reply(self) -> Reply {
         match self {
-            Farewell::Close => Reply::Payload(b"1".to_vec()),
+            Farewell::Close | Farewell::ForGood => Reply::Payload(b"1".to_vec()),
             Farewell::Noop => Reply::Payload(b"6".to_vec()),
             Farewell::Silence => Reply::Error(RequestError::UnknownSid),
             Farewell::ComeLater => Reply::Status(503),
+        }
+    }
+
+    /// What a POST is answered with that comes after the end.
+    pub(super) fn reply_to_post(self) -> Reply {
+        match self {
+            Farewell::ForGood => Reply::Accepted,
+            Farewell::Close | Farewell::Noop | Farewell::Silence | Farewell::ComeLater => {
+                Reply::Error(RequestError::UnknownSid)
+            }
         }
     }
 }
@@ -78,8 +104,7 @@ impl Farewell {
 #[derive(Default)]
 pub(crate) struct Polling {
     pub(crate) get: Option<Pending>,
-    /// The POST whose body is being read; dropped to abort it.
-    pub(crate) post: Option<(RequestId, oneshot::Sender<()>)>,
+    pub(crate) post: Option<Incoming>,
     pub(crate) held: Option<Held>,
     pub(crate) probe: Option<Box<Probe>>,
     /// Decided when the session ends.
@@ -87,6 +112,42 @@ pub(crate) struct Polling {
 }
 
 impl Polling {
+    /// Whether a POST is on its way, or not all of it is heard: its client waits for the answer
+    /// before it says anything else.
+    pub(super) fn is_posting(&self) -> bool {
+        self.post.is_some() || self.held.is_some()
+    }
+
+    /// Gives a WebSocket whose probe was answered until `deadline` at least.
+    pub(super) fn prolong_probe(&mut self, deadline: Micros) {
+        if let Some(probe) = self.probe.as_mut().filter(|probe| probe.probed) {
+            probe.deadline = probe.deadline.max(deadline);
+        }
+    }
+
+    /// Takes the POST whose body was being read, if it is this one.
+    pub(super) fn take_post(&mut self, id: RequestId) -> Option<Incoming> {
+        self.post.take_if(|post| post.id == id)
+    }
+
+    /// Answers the POSTs that the session's end finds: one that is held, or on its way. Where
+    /// nothing is said, HTTP answers as to an unknown `sid`.
+    pub(super) fn end_posts(&mut self) {
+        let held = self.held.take().map(|held| held.reply);
+        let on_its_way = self.post.take().map(|post| post.reply);
+        let told = match self.farewell {
+            Farewell::ComeLater => [held, None],
+            Farewell::ForGood => [held, on_its_way],
+            Farewell::Close | Farewell::Noop | Farewell::Silence => [None, None],
+        };
+        for reply in told.into_iter().flatten() {
+            let _ = reply.send(match self.farewell {
+                Farewell::ComeLater => self.farewell.reply(),
+                farewell => farewell.reply_to_post(),
+            });
+        }
+    }
+
     /// Everything that waits, as a payload.
     pub(super) fn drain(out: &mut Option<Box<Outbound>>) -> Vec<u8> {
         match out {

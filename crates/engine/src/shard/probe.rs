@@ -195,7 +195,7 @@ impl<A: App> Shard<A> {
         let Some(probe) = polling.probe.take() else {
             return;
         };
-        if polling.post.is_some() || polling.held.is_some() {
+        if polling.is_posting() {
             // Clients change over when their POST is answered. What it says must
             // not be lost, so the session stays where it is.
             return;

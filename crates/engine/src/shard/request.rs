@@ -68,8 +68,9 @@ pub(crate) enum Reply {
 /// How the body of a POST may be read.
 #[derive(Debug)]
 pub(crate) enum PostStart {
-    /// Go on, up to so many bytes; the receiver ends when the session does.
-    Read(usize, oneshot::Receiver<()>),
+    /// Go on, up to so many bytes. When the session ends, the receiver has the answer, or ends
+    /// itself: to HTTP, that of an unknown `sid`.
+    Read(usize, oneshot::Receiver<Reply>),
     /// Answer this.
     Refuse(Reply),
 }

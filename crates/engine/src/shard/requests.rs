@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::engine::{Engine, Place};
 use crate::shard::frames::framing;
-use crate::shard::polling::{Held, Pending, Polling};
+use crate::shard::polling::{Held, Incoming, Pending, Polling};
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId, Upgraded};
 use crate::shard::stream::{Stash, Stream, WebSocket};
 use crate::shard::websocket::READS_PER_TURN;
@@ -49,9 +49,15 @@ impl Engine {
         }
     }
 
-    fn is_closing(&self, slot: Slot) -> bool {
-        let conn = self.conns.get(slot);
-        conn.is_some_and(|conn| matches!(conn.phase, Phase::Closing(_)))
+    /// What a POST is answered with that comes to a session which is closing; `None` if it is not.
+    fn reply_behind_the_end(&self, slot: Slot) -> Option<Reply> {
+        let conn = self.conns.get(slot)?;
+        match (conn.phase, &conn.transport) {
+            (Phase::Closing(_), Transport::Polling(polling)) => {
+                Some(polling.farewell.reply_to_post())
+            }
+            _ => None,
+        }
     }
 
     /// The same for a request that has just come: whoever's time is over is gone for it,
@@ -144,9 +150,9 @@ impl<A: App> Shard<A> {
                 reply,
             } => self.post(&name, id, body, reply),
             Request::PostRefused { name, id } => {
-                if let Ok((_, polling)) = self.engine.polling(&name) {
-                    if polling.post.as_ref().is_some_and(|(post, _)| *post == id) {
-                        polling.post = None;
+                if let Ok((slot, polling)) = self.engine.polling(&name) {
+                    if let Some(post) = polling.take_post(id) {
+                        self.engine.may_answer(slot, post.since);
                     }
                 }
             }
@@ -233,10 +239,10 @@ impl<A: App> Shard<A> {
             Ok(found) => found,
             Err(answer) => return drop(reply.send(PostStart::Refuse(answer))),
         };
-        let is_busy = polling.post.is_some() || polling.held.is_some();
-        if self.engine.is_closing(slot) {
+        let is_busy = polling.is_posting();
+        if let Some(answer) = self.engine.reply_behind_the_end(slot) {
             // Nothing is heard of it any more; what is left to say to it is for its GET.
-            let _ = reply.send(PostStart::Refuse(Reply::Error(RequestError::UnknownSid)));
+            let _ = reply.send(PostStart::Refuse(answer));
             return;
         }
         if is_busy {
@@ -244,9 +250,11 @@ impl<A: App> Shard<A> {
             self.engine.close(slot, OVERLAP);
             return;
         }
-        let (alive, ended) = oneshot::channel();
+        let since = self.engine.now;
+        let (answer, ended) = oneshot::channel();
         if let Ok((_, polling)) = self.engine.polling(name) {
-            polling.post = Some((id, alive));
+            let reply = answer;
+            polling.post = Some(Incoming { id, since, reply });
         }
         let bound = self.engine.payload_bound(slot);
         let _ = reply.send(PostStart::Read(bound, ended));
@@ -258,19 +266,23 @@ impl<A: App> Shard<A> {
             Ok(found) => found,
             Err(answer) => return drop(reply.send(answer)),
         };
-        if polling.post.as_ref().is_none_or(|(post, _)| *post != id) {
-            let answer = match self.engine.is_closing(slot) {
-                true => Reply::Error(RequestError::UnknownSid),
-                false => Reply::Status(400),
-            };
-            return drop(reply.send(answer));
-        }
-        polling.post = None;
+        let Some(Incoming { since, .. }) = polling.take_post(id) else {
+            let answer = self.engine.reply_behind_the_end(slot);
+            return drop(reply.send(answer.unwrap_or(Reply::Status(400))));
+        };
         if let Some(conn) = self.engine.conns.get_mut(slot) {
             conn.last_seen = now;
         }
         match String::from_utf8(body.into()) {
-            Ok(text) => self.payload(slot, Held { text, at: 0, reply }),
+            Ok(text) => {
+                let held = Held {
+                    text,
+                    at: 0,
+                    since,
+                    reply,
+                };
+                self.payload(slot, held);
+            }
             Err(_) => {
                 let _ = reply.send(Reply::Status(400));
                 self.engine.close_behind(slot, Reason::ProtocolViolation);
@@ -293,6 +305,7 @@ impl<A: App> Shard<A> {
             // What ends the session is the last that counts.
             if conn.ends || (is_over && !conn.paused) {
                 let _ = held.reply.send(Reply::Accepted);
+                self.engine.may_answer(slot, held.since);
                 return;
             }
             is_enough |= self.has_enough() || held.at >= share;
@@ -344,7 +357,7 @@ impl<A: App> Shard<A> {
             return;
         };
         let get = polling.get.as_ref().is_some_and(|get| get.id == id);
-        let post = polling.post.as_ref().is_some_and(|(post, _)| *post == id);
+        let post = polling.post.as_ref().is_some_and(|post| post.id == id);
         if get || post {
             polling.get = None;
             self.engine.lost(slot, Reason::TransportClosed);

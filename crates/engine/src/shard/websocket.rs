@@ -7,6 +7,7 @@ use heartline_wire::engineio;
 use heartline_wire::engineio::Packet;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use heartline_wire::ws::{self, Message, OpCode, Role};
 
 use crate::app::{App, Data};
@@ -165,7 +166,12 @@ enum Next {
 impl<A: App> Shard<A> {
     /// Reads what has come for `slot` and hands it on, message by message.
     pub(crate) fn readable(&mut self, slot: Slot) {
+        // Since when is not known; what comes whole in one turn has held nothing up.
+        let was_inside = self.engine.is_inside(slot);
         self.read(slot);
+        if was_inside && !self.engine.is_inside(slot) {
+            self.engine.may_answer(slot, Micros::ZERO);
+        }
         // Nothing tells of the end of a paused connection later.
         let conn = self.engine.conn(slot);
         let waits = conn.is_some_and(|conn| conn.paused && conn.hup && !conn.ends);

@@ -6,7 +6,6 @@
 //! for an anonymous socket's. Those who have to go for the newcomer go when it is there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
 use heartline_core::line::Place;
@@ -25,6 +24,7 @@ use tokio::sync::oneshot;
 use super::Hub;
 use super::admission::{Comer, authenticate, take_back};
 use super::answers::{About, Called};
+use super::deadlines::EXPIRY_SPREAD;
 use super::link::{Displaced, Joining, SocketState};
 use super::resume::fetching::Earlier;
 use super::resume::{Missed, Ticket};
@@ -340,7 +340,7 @@ impl Hub {
     ) {
         let now = engine.now;
         // Tokens of clients that came together do not expire together.
-        let jitter = engine.random_time(Duration::from_secs(1));
+        let jitter = engine.random_time(EXPIRY_SPREAD);
         // Nor do they get their heartbeats together: the first comes a little earlier.
         let next_heartbeat = self.shared.config.heartbeat.app_interval;
         let next_heartbeat =

@@ -12,7 +12,11 @@ use heartline_wire::time::Micros;
 
 use super::Hub;
 use super::link::{Link, SocketState};
+use super::query::SLICE;
 use crate::publication::Encoding;
+
+/// Over how long those go whose tokens expire at one time.
+pub(super) const EXPIRY_SPREAD: Duration = Duration::from_secs(1);
 
 /// When something was last said in any namespace: a connection is idle when all of its sockets
 /// are. `None`: it has none.
@@ -126,6 +130,28 @@ impl Hub {
             }
         }
         self.rearm(engine, slot);
+    }
+
+    /// The clock was set: tokens at a slice of the slots expire when it says so now. The slot to go
+    /// on from.
+    pub(super) fn clock_was_set(&mut self, engine: &mut Engine, from: Slot) -> Option<Slot> {
+        let all = self.links.len() as u32;
+        let end = from.0.saturating_add(SLICE).min(all);
+        for slot in (from.0..end).map(Slot) {
+            let Some(link) = self.link_mut(slot) else {
+                continue;
+            };
+            for socket in &mut link.sockets {
+                if let Some(at) = socket.identity.expires_at {
+                    // Those whose time is over by now do not all go at once.
+                    let jitter = engine.random_time(EXPIRY_SPREAD);
+                    let at = engine.clock.at_unix_millis(at).max(engine.now);
+                    socket.expires = at + jitter;
+                }
+            }
+            self.rearm(engine, slot);
+        }
+        (end < all).then_some(Slot(end))
     }
 
     /// Tells sockets that their token has expired, and closes. No namespace DISCONNECT: the

@@ -9,7 +9,8 @@
 //!    polling sessions are left it stays for their requests, and everybody else gets 503.
 //!    `/readyz` says 503, so a load balancer takes the node out. A handshake that was under
 //!    way when the flag went up is closed as soon as its connection opens; a CONNECT to one
-//!    more namespace is refused with `DRAINING`. Operators' API and metrics go on to the end.
+//!    more namespace is refused with `DRAINING`, and closes a connection that is in none.
+//!    Operators' API and metrics go on to the end.
 //! 3. **Everybody is told** (`drain`, `let_go`). Each socket hears `server:drain
 //!    { reconnectInMs }`, with a time of its own that is spread at random over 2 to 60
 //!    seconds, longer the more connections there are. With `server.drain_spread` this

@@ -70,6 +70,7 @@ impl Hub {
                 reply,
             } => drop(reply.send(self.population(namespace, tenant.as_deref(), from))),
             Query::Sweep { from, reply } => drop(reply.send(self.sweep(engine, from))),
+            Query::ClockSet { from, reply } => drop(reply.send(self.clock_was_set(engine, from))),
         }
     }
 

@@ -63,6 +63,10 @@ impl Hub {
         let packet = socketio::decode(text).ok()?;
         match packet.kind {
             PacketType::BinaryEvent | PacketType::BinaryAck => {
+                // Before any CONNECT nothing is kept of it, and its attachments need not come.
+                if !self.link(slot)?.ever_joined {
+                    return None;
+                }
                 self.link_mut(slot)?.partial = Some(Box::new(Partial {
                     text: text.to_owned(),
                     expected: packet.attachments,
@@ -312,6 +316,12 @@ impl Hub {
         }
         let link = self.link(slot)?;
         if self.shared.is_draining() || link.leaving {
+            if link.sockets.is_empty() {
+                // A client whose only namespace is refused never comes back by itself; one whose
+                // transport closes does. Source: socket.io-client, `Manager._destroy`.
+                engine.close_behind(slot, Reason::Drained);
+                return Some(());
+            }
             let code = Code::Draining;
             let data = format!(r#"{{"code":"{code}"}}"#);
             self.connect_error(engine, slot, name, code.sentence(), Some(&data));

@@ -199,3 +199,33 @@ async fn an_app_is_not_asked_about_connections_over_the_limits() {
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     assert_eq!(gateway.connection_count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_over_the_limit_of_its_address_is_one_refusal_whichever_way_it_comes() {
+    let (gateway, address) = start(app(Config {
+        connects_per_ip: ConnectLimit::Limit(Limit::per(1, 3600)),
+        ..config()
+    }))
+    .await;
+    let refusals = || {
+        let metrics = gateway.encode_metrics();
+        let name = r#"heartline_rate_limited_total{limit="connects_per_ip"} "#;
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name));
+        value.and_then(|value| value.parse::<u64>().ok())
+    };
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let engineio = "GET /socket.io/?EIO=4&transport=";
+    for (target, headers, status, refused) in [
+        (format!("{engineio}websocket"), upgrade, 101, 0),
+        (format!("{engineio}websocket"), upgrade, 429, 1),
+        ("GET /live".into(), upgrade, 429, 2),
+        (format!("{engineio}polling"), "", 429, 3),
+    ] {
+        let mut http = Http::open(&address).await;
+        let answer = http.ask(&target, headers, b"").await;
+        assert_eq!(answer.status, status, "{target}");
+        assert_eq!(refusals(), Some(refused), "{target}");
+    }
+}

@@ -1,11 +1,11 @@
 //! A key set over HTTP (RFC 7517): fetched when the node starts, then as often as its
-//! issuer says, and when a token wants a key that it does not hold.
+//! issuer says, and when none of its keys has signed a token.
 //!
 //! A key that the issuer has withdrawn is trusted until the next fetch. Where the issuer
 //! cannot be reached, known keys stay good for an hour longer, and no more.
 //!
-//! At most one fetch is under way, and few begin, so that tokens with made-up key ids
-//! cannot make this node hammer the issuer: they wait for the next one together.
+//! At most one fetch is under way, and few begin, so that tokens with made-up key ids or
+//! signatures cannot make this node hammer the issuer: they wait for the next one together.
 
 use std::error::Error as _;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -27,7 +27,7 @@ const MAX_SET: usize = 1_000_000;
 /// How often a key set is fetched.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    /// Fetches that may follow each other at once, for tokens with unknown keys.
+    /// Fetches that may follow each other at once, for tokens that no known key has signed.
     burst: u32,
     /// One more after so long. It is how long such a token waits at most before its
     /// fetch, and less than `server.auth_timeout`.

@@ -208,17 +208,14 @@ impl Inner {
             if any(&keys) {
                 return Ok(());
             }
-            // Where it names no key, it may be of one that is new.
-            if keys.is_empty() || id.is_none() {
-                set.renew(arrived).await.map_err(|why| Refused {
-                    error: AuthError::Unavailable,
-                    why: format!("the key set of auth.jwt.jwks_url could not be fetched: {why}")
-                        .into(),
-                })?;
-                keys = set.candidates(id, algorithm);
-                if any(&keys) {
-                    return Ok(());
-                }
+            // It may be of a key that is new, under an id that another one had as well.
+            set.renew(arrived).await.map_err(|why| Refused {
+                error: AuthError::Unavailable,
+                why: format!("the key set of auth.jwt.jwks_url could not be fetched: {why}").into(),
+            })?;
+            keys = set.candidates(id, algorithm);
+            if any(&keys) {
+                return Ok(());
             }
             fits |= !keys.is_empty();
         }
@@ -784,24 +781,34 @@ mod tests {
         assert!(identity.publish.is_none());
     }
 
-    #[tokio::test]
-    async fn a_token_of_a_key_set_without_a_key_id_is_tried_with_all_of_its_keys() {
+    /// An Ed25519 key as an entry of a set.
+    fn entry(kid: Value, x: &str) -> Value {
+        json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x })
+    }
+
+    /// The `x` of the key that [`ED_PRIVATE`] belongs to.
+    fn ed_x() -> String {
+        let lines = ED_PUBLIC.lines().filter(|line| !line.starts_with('-'));
+        let der = base64::engine::general_purpose::STANDARD.decode(lines.collect::<String>());
+        let der = der.unwrap();
+        URL_SAFE_NO_PAD.encode(&der[der.len() - 32..])
+    }
+
+    /// The `x` of another key.
+    const OTHER_X: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+
+    /// An issuer that serves one set after the other, and the last of them from then on; what goes
+    /// by it.
+    async fn issued(sets: Vec<Value>) -> JwtAuthenticator {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let private = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
-        let der = std::str::from_utf8(ED_PUBLIC.as_bytes()).unwrap();
-        let der: String = der.lines().filter(|line| !line.starts_with('-')).collect();
-        let der = base64::engine::general_purpose::STANDARD
-            .decode(der)
-            .unwrap();
-        let x = URL_SAFE_NO_PAD.encode(&der[der.len() - 32..]);
-        let key =
-            |kid: Value, x: &str| json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x });
-        let other = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
-        let set = json!({ "keys": [key(json!("a"), other), null, key(json!(7), &x)] }).to_string();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async move {
+            let mut asked = 0;
             while let Ok((mut socket, _)) = listener.accept().await {
+                let keys = &sets[asked.min(sets.len() - 1)];
+                asked += 1;
+                let set = json!({ "keys": keys }).to_string();
                 let _ = socket.read(&mut [0; 2048]).await;
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n", set.len());
                 let answer = format!("{head}connection: close\r\n\r\n{set}");
@@ -812,26 +819,46 @@ mod tests {
             jwks_url: Some(url),
             ..settings()
         };
-        let authenticator = JwtAuthenticator::new(&with_set, || NOW).unwrap();
+        JwtAuthenticator::new(&with_set, || NOW).unwrap()
+    }
+
+    /// A good token of [`ED_PRIVATE`] whose header names this key.
+    fn of_key(kid: Option<Value>) -> String {
+        let private = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
         let mut header = json!({ "alg": "EdDSA" });
+        if let Some(kid) = kid {
+            header["kid"] = kid;
+        }
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let head = format!("{}.{}", part(&header), part(&good()));
+        let signature = jsonwebtoken::crypto::sign(head.as_bytes(), &private, Algorithm::EdDSA);
+        format!("{head}.{}", signature.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_token_of_a_key_set_without_a_key_id_is_tried_with_all_of_its_keys() {
+        let keys = json!([entry(json!("a"), OTHER_X), null, entry(json!(7), &ed_x())]);
+        let authenticator = issued(vec![keys]).await;
         for (kid, is_good) in [
             (None, true),
             (Some(json!(7)), true),
             (Some(json!("a")), false),
         ] {
-            if let Some(kid) = kid {
-                header["kid"] = kid;
-            }
-            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-            let head = format!("{}.{}", part(&header), part(&good()));
-            let signature = jsonwebtoken::crypto::sign(head.as_bytes(), &private, Algorithm::EdDSA);
-            let token = format!("{head}.{}", signature.unwrap());
-            assert_eq!(
-                authenticator.verify(&token).await.is_ok(),
-                is_good,
-                "{header}"
-            );
+            let verified = authenticator.verify(&of_key(kid.clone())).await;
+            assert_eq!(verified.is_ok(), is_good, "{kid:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_takes_another_one_s_place_under_its_id_is_found() {
+        let sets = [OTHER_X, &ed_x()].map(|x| json!([entry(json!("x"), x)]));
+        let authenticator = issued(sets.to_vec()).await;
+        let set = authenticator.0.set.as_ref().unwrap();
+        set.renew(Instant::now()).await.unwrap();
+        assert_eq!(set.candidates(Some("x"), Algorithm::EdDSA).len(), 1);
+        let verified = authenticator.verify(&of_key(Some(json!("x")))).await;
+        let user = verified.map(|identity| identity.user_id().map(ToOwned::to_owned));
+        assert_eq!(user.ok().flatten().as_deref(), Some("7"));
     }
 
     #[test]

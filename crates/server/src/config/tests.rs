@@ -234,6 +234,16 @@ fn origins_are_kept_as_browsers_send_them_or_refused() {
 }
 
 #[test]
+fn networks_of_ipv4_are_the_same_in_the_notation_of_ipv6() {
+    let networks = |given: &str| {
+        let loaded = set(&[&format!("server.trusted_proxies={given}")]);
+        loaded.map(|loaded| loaded.settings.gateway.trusted_proxies)
+    };
+    let mapped = networks("::ffff:10.0.0.5,::ffff:10.0.0.0/104,::1").unwrap();
+    assert_eq!(mapped, networks("10.0.0.5,10.0.0.0/8,::1").unwrap());
+}
+
+#[test]
 fn what_cannot_work_is_refused_with_the_right_form() {
     for (pair, says) in [
         ("server.listen=8080", "\"0.0.0.0:8080\""),

@@ -187,6 +187,7 @@ mod tests {
             ("cluster.prefix=x", "without cluster.url"),
             ("server.max_payload=2MB", "4413"),
             ("server.trusted_proxies=0.0.0.0/0", "every address"),
+            ("server.trusted_proxies=::ffff:0:0/96", "every address"),
             ("cluster.lease_refresh=14s", "half"),
             ("auth.jwt.jwks_url=http://issuer.example/keys", "not https"),
             ("admin.listen=0.0.0.0:9090", "admin.token"),

@@ -99,6 +99,15 @@ impl Decoder {
         self.state.as_ref().is_none_or(|state| state.is_idle())
     }
 
+    /// Whether a message or a frame has begun that has not ended: what its peer says next comes
+    /// behind it, but for control frames between the fragments of a message.
+    pub fn is_inside(&self) -> bool {
+        let state = self.state.as_ref();
+        state.is_some_and(|state| {
+            state.in_frame() || state.in_message() || !state.header().is_empty()
+        })
+    }
+
     /// How many bytes of incomplete headers and messages are held.
     pub fn buffered(&self) -> usize {
         self.state.as_ref().map_or(0, |state| state.buffered())

@@ -40,10 +40,10 @@ fn several_messages_in_one_buffer() {
     connection.read(&mut buffer[..tail]).unwrap();
     assert_eq!(connection.seen, ["text one", "text two"]);
     assert_eq!(connection.decoder.buffered(), 3);
-    assert!(!connection.decoder.is_idle());
+    assert!(!connection.decoder.is_idle() && connection.decoder.is_inside());
     connection.read(&mut buffer[tail..]).unwrap();
     assert_eq!(connection.seen.len(), 3);
-    assert!(connection.decoder.is_idle());
+    assert!(connection.decoder.is_idle() && !connection.decoder.is_inside());
     assert_eq!(connection.decoder.buffered(), 0);
 }
 
@@ -71,8 +71,17 @@ fn whole_messages_are_borrowed() {
         panic!()
     };
     assert!(range.contains(&payload.as_ptr()));
-    assert!(!decoder.is_idle());
+    assert!(!decoder.is_idle() && decoder.is_inside());
     assert_eq!(decoder.buffered(), 1);
+    // The rest comes in two parts, the first of them no more than a part of its header.
+    let mut rest = frame(true, OpCode::Continuation, b"bc");
+    let (mut some, mut others) = rest.split_at_mut(1);
+    let none = decoder.decode(&mut some, Role::Server, 100);
+    assert!(matches!(none, Ok(None)) && decoder.is_inside());
+    let text = decoder.decode(&mut others, Role::Server, 100);
+    assert!(matches!(text, Ok(Some(Message::Text("abc")))));
+    // What is handed out has come.
+    assert!(!decoder.is_inside() && !decoder.is_idle());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use heartline_wire::engineio::RequestError;
 use heartline_wire::id::Slot;
 
 use super::*;
+use crate::harness::MASK;
 use crate::shard::heartbeat::HeartbeatTiming;
 use crate::shard::turn::GIVEN_PER_TURN;
 
@@ -77,6 +78,102 @@ fn who_does_not_answer_is_gone_at_the_timeout_and_not_before() {
     harness.run(seconds(5) + ms(8));
     assert_eq!(peer.read(), [Told::End]);
     assert_eq!(harness.slots().total(), 0);
+}
+
+/// A large message of a peer who says it in `pieces`, one each 100 ms.
+fn in_pieces(pieces: usize) -> Vec<Vec<u8>> {
+    let mut frame = Vec::new();
+    let payload = "x".repeat(100_000);
+    ws::push_masked_frame(OpCode::Text, payload.as_bytes(), MASK, &mut frame);
+    let pieces = frame.chunks(frame.len().div_ceil(pieces));
+    pieces.map(<[u8]>::to_vec).collect()
+}
+
+#[test]
+fn who_is_in_the_middle_of_a_large_message_lives_and_its_pong_may_come_behind_it() {
+    let mut harness = harness(settings());
+    let (first, mut peer) = pinged(&mut harness);
+    let pieces = in_pieces(400);
+    for piece in &pieces {
+        peer.raw(piece);
+        harness.run(ms(100));
+    }
+    // Twice the time for a pong has passed, and all of it has come.
+    assert_eq!(harness.heard().len(), 1);
+    harness.run(seconds(9));
+    assert!(harness.closed().is_empty());
+    peer.pong();
+    harness.run(seconds(10));
+    assert!(harness.closed().is_empty());
+    // The rest never comes: the last piece was the last sign of life.
+    let (_, mut other) = pinged(&mut harness);
+    for piece in &pieces[..300] {
+        other.raw(piece);
+        harness.run(ms(100));
+    }
+    assert_eq!(harness.closed(), [(first, Reason::HeartbeatTimeout)]);
+    harness.run(seconds(20) - ms(110));
+    assert!(harness.closed().is_empty());
+    harness.run(ms(30));
+    assert!(closed_for_silence(&mut harness));
+}
+
+#[test]
+fn who_says_much_and_answers_no_ping_is_gone_all_the_same() {
+    // Each message whole, and each in two pieces.
+    for (pieces, patience) in [(1, seconds(20)), (2, seconds(30))] {
+        let mut harness = harness(settings());
+        let (_, mut peer) = pinged(&mut harness);
+        let end = harness.now() - ms(8) + patience;
+        harness.run(ms(100));
+        let messages = in_pieces(pieces);
+        while harness.now() + ms(500) < end {
+            for piece in &messages {
+                peer.raw(piece);
+                harness.run(ms(10));
+            }
+            harness.run(ms(500 - 10 * pieces as u64));
+            assert!(harness.closed().is_empty(), "{pieces}");
+            peer.read();
+        }
+        harness.run(ms(600));
+        assert!(closed_for_silence(&mut harness), "{pieces}");
+    }
+}
+
+#[test]
+fn who_is_in_the_middle_of_a_post_lives_and_its_pong_may_come_behind_it() {
+    let mut harness = harness(settings());
+    let session = harness.polling();
+    let mut get = harness.get(session);
+    harness.run(seconds(25) + ms(8));
+    assert_eq!(get.answer(), Some(Answer::Payload("2".into())));
+    let _get = harness.get(session);
+    let mut posting = harness.post_begins(session);
+    harness.run(seconds(19) + ms(980));
+    assert_eq!(posting.start(), Some(Ok(())));
+    // It is over just before the time is.
+    let mut post = harness.post_body(session, &posting, b"4long");
+    harness.settle();
+    assert_eq!(post.answer(), Some(Answer::Accepted));
+    harness.run(seconds(9));
+    let mut pong = harness.post(session, "3");
+    harness.settle();
+    assert_eq!(pong.answer(), Some(Answer::Accepted));
+    // One that takes longer, and is refused for its size: the session goes on.
+    harness.run(seconds(25) - seconds(9));
+    let mut posting = harness.post_begins(session);
+    harness.run(seconds(29));
+    assert_eq!(posting.start(), Some(Ok(())));
+    harness.post_refused(session, &posting);
+    harness.run(seconds(9));
+    assert!(harness.closed().is_empty());
+    // What follows and is no pong does not count.
+    for _ in 0..3 {
+        harness.post(session, "4more");
+        harness.run(seconds(4));
+    }
+    assert!(closed_for_silence(&mut harness));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use heartline_wire::id::Slot;
 
 use super::*;
 use crate::harness::{Asked, Session};
+use crate::shard::outbound::ConflationKey;
 
 fn payload(text: &str) -> Option<Answer> {
     Some(Answer::Payload(text.into()))
@@ -49,6 +50,36 @@ fn what_is_said_between_two_gets_waits_for_the_second() {
     assert_eq!(harness.settled(get), payload("4one\u{1e}4two"));
     let get = harness.get(session);
     assert_eq!(harness.settled(get), None);
+}
+
+#[test]
+fn of_what_waits_for_a_poll_only_the_newest_of_a_key_is_kept() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let position = |scope| ConflationKey {
+        scope,
+        key: "x".into(),
+    };
+    let publish = |harness: &mut Harness<Recorder>, scope, text| {
+        let engine = harness.engine();
+        let frames = Frames::from(frame_for(engine, slot, text));
+        engine.send_keyed(slot, &position(scope), &frames);
+        harness.turn();
+    };
+    for text in ["one", "two", "three"] {
+        publish(&mut harness, 1, text);
+    }
+    publish(&mut harness, 2, "elsewhere");
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("4three\u{1e}4elsewhere"));
+    // Who waits gets each.
+    for text in ["four", "five"] {
+        let mut get = harness.get(session);
+        harness.turn();
+        publish(&mut harness, 1, text);
+        assert_eq!(get.answer(), payload(&format!("4{text}")));
+    }
+    assert_eq!(harness.engine().stats.conflated, 2);
 }
 
 #[test]
@@ -227,6 +258,51 @@ fn a_post_to_who_is_closed_is_told_so_and_the_last_words_can_still_be_had() {
     }
     assert!(harness.heard().is_empty() && !harness.exists(session));
     assert_eq!(harness.closed(), [(slot, Reason::RateLimited)]);
+}
+
+#[test]
+fn a_post_to_who_is_closed_for_good_is_accepted_until_the_last_words_are_had() {
+    let last = |harness: &mut Harness<Recorder>, slot| {
+        say(harness.engine(), slot, "last words");
+        harness.engine().close(slot, Reason::Replaced);
+        harness.settle();
+    };
+    // One that is new, and one whose body was on its way.
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut half = harness.post_begins(session);
+    harness.settle();
+    assert_eq!(half.start(), Some(Ok(())));
+    assert_eq!(half.answer(), None);
+    last(&mut harness, slot);
+    assert_eq!(half.answer(), Some(Answer::Accepted));
+    let late = harness.post_body(session, &half, b"4late");
+    assert_eq!(harness.settled(late), Some(Answer::Accepted));
+    let accepted = |harness: &mut Harness<Recorder>| {
+        let mut post = harness.post_begins(session);
+        harness.settle();
+        assert_eq!(post.start(), Some(Err(Answer::Accepted)));
+    };
+    accepted(&mut harness);
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("4last words"));
+    // The words may still be on their way to it.
+    accepted(&mut harness);
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("1"));
+    assert!(harness.heard().is_empty() && !harness.exists(session));
+    // One that is held.
+    let (slot, session) = harness.poller();
+    let mut held = harness.post(session, "4pause\u{1e}4more");
+    harness.settle();
+    last(&mut harness, slot);
+    assert_eq!(held.answer(), Some(Answer::Accepted));
+    assert_eq!(harness.heard(), ["pause"]);
+    for expected in ["4last words", "1"] {
+        let get = harness.get(session);
+        assert_eq!(harness.settled(get), payload(expected));
+    }
+    assert_eq!(harness.slots().total(), 0);
 }
 
 #[test]

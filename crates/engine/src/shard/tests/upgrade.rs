@@ -151,6 +151,48 @@ fn a_probe_that_never_finishes_ends_at_its_deadline_and_polling_goes_on() {
 }
 
 #[test]
+fn a_probe_whose_client_waits_for_the_answer_to_its_post_has_its_time_from_then_on() {
+    for is_held in [true, false] {
+        let Changing {
+            mut harness,
+            slot,
+            session,
+            mut peer,
+        } = probed();
+        let posting = harness.post_begins(session);
+        let early = is_held.then(|| harness.post_body(session, &posting, b"4pause\x1e4posted"));
+        harness.run(seconds(19));
+        assert_eq!(peer.read(), []);
+        let mut post = early.unwrap_or_else(|| harness.post_body(session, &posting, b"4posted"));
+        harness.settle();
+        harness.engine().resume(slot);
+        harness.settle();
+        assert_eq!(post.answer(), Some(Answer::Accepted));
+        harness.run(seconds(9));
+        peer.text("5");
+        peer.text("4behind");
+        harness.settle();
+        let heard = harness.heard();
+        assert_eq!(heard[heard.len() - 2..], ["posted", "behind"]);
+        assert_eq!(harness.app().upgraded, [slot]);
+        assert!(harness.closed().is_empty());
+    }
+    // That it does not come is found out behind an answer as well.
+    let Changing {
+        mut harness,
+        session,
+        mut peer,
+        ..
+    } = probed();
+    harness.run(seconds(5));
+    harness.post(session, "4posted");
+    harness.run(seconds(10) - ms(10));
+    assert_eq!(peer.read(), []);
+    harness.run(ms(20));
+    assert_eq!(peer.read(), [Told::End]);
+}
+
+#[test]
 fn a_probe_that_says_anything_else_is_dropped_and_polling_goes_on() {
     for says in ["2prob", "5", "4hello", "2probe2probe", ""] {
         let mut harness = harness(settings());

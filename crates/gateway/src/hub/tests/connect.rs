@@ -536,7 +536,10 @@ fn where_tokens_are_optional_a_bad_one_is_still_refused() {
 #[test]
 fn what_is_said_before_a_connect_or_in_its_place_ends_the_connection() {
     let mut world = World::new(config());
-    for packet in ["42[\"early\"]", "41", "43[]", "49", "4", "40[]", "45-[]"] {
+    let binary = r#"451-["x",{"_placeholder":true,"num":0}]"#;
+    let ack = r#"461-1[{"_placeholder":true,"num":0}]"#;
+    let early = ["42[\"early\"]", "41", "43[]", "49", "4", "40[]", "45-[]"];
+    for packet in early.into_iter().chain([binary, ack]) {
         let mut client = world.engineio();
         assert_eq!(world.ask(&mut client, packet), ["close 1008"], "{packet}");
     }
@@ -623,6 +626,22 @@ fn the_same_device_takes_its_own_place_and_the_old_client_is_told_to_stay_away()
     );
     assert!(new.hears().is_empty() && desk.hears().is_empty());
     assert_eq!(world.farewells(), ["ann replaced user:ann"; 2]);
+}
+
+#[test]
+fn who_polls_and_was_replaced_hears_that_before_anything_else() {
+    let mut world = World::new(config());
+    let old = world.polling("user=ann device=phone");
+    let mut new = world.socketio("user=ann device=phone");
+    // A refusal would have it come back, and take the place of who took its own.
+    world.post(old, r#"42["join","a"]"#);
+    let last = world.get(old);
+    assert!(
+        last.contains("connection:replaced") && last.ends_with("\u{1e}41"),
+        "{last}"
+    );
+    assert_eq!(world.get(old), "1");
+    assert!(!world.harness.exists(old) && new.hears().is_empty());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
     History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
 };
+use heartline_wire::engineio::RequestError;
 
 use super::*;
 use crate::{EventError, Json};
@@ -137,6 +138,34 @@ fn one_more_namespace_is_refused_to_whoever_is_still_there() {
     let refused = world.ask(&mut ann, r#"40/chat,{"token":"user=ann"}"#);
     let expected = r#"44/chat,{"message":"This node is going away","data":{"code":"DRAINING"}}"#;
     assert_eq!(refused, [expected]);
+}
+
+#[test]
+fn a_connection_that_is_in_no_namespace_is_closed_for_its_connect_and_not_refused() {
+    let mut world = world(Config {
+        drain_spread: Some(seconds(3600)),
+        ..config()
+    });
+    let mut ann = world.engineio();
+    let mut left = world.socketio("user=left");
+    let [poller, waiting] = [(); 2].map(|()| world.harness.polling());
+    drain(&mut world);
+    // A refusal would keep them away for good.
+    assert_eq!(world.ask(&mut ann, &connect("user=ann")), ["close 1001"]);
+    assert!(world.ask(&mut left, "41").is_empty());
+    assert_eq!(world.ask(&mut left, &connect("user=left")), ["close 1001"]);
+    let unknown = Some(Answer::Error(RequestError::UnknownSid));
+    world.post(poller, &connect("user=bob"));
+    let mut get = world.harness.get(poller);
+    world.settle();
+    assert_eq!(get.answer(), unknown);
+    let mut get = world.harness.get(waiting);
+    world.post(waiting, &connect("user=cleo"));
+    assert_eq!(get.answer(), unknown);
+    assert_eq!(
+        world.metric(r#"heartline_disconnects_total{reason="drained"}"#),
+        3
+    );
 }
 
 #[test]

@@ -44,6 +44,36 @@ fn a_token_that_expires_ends_its_connection_as_one_that_may_come_back() {
 }
 
 #[test]
+fn tokens_of_who_is_there_expire_by_the_clock_as_it_is_set() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann ttl=3600");
+    let mut bob = world.live("user=bob ttl=7260");
+    bob.hears();
+    let mut cleo = world.socketio("user=cleo");
+    let set = |world: &mut World, change: fn(Duration) -> Duration| {
+        let unix = Duration::from_millis(world.unix_millis());
+        let shared = world.gateway.shared.clone();
+        let inside = world.runtime.enter();
+        assert!(shared.clock.set(change(unix)).is_some());
+        drop(inside);
+        world.finish(async move { crate::housekeeping::clock_was_set(&shared).await });
+    };
+    set(&mut world, |unix| unix + seconds(7200));
+    world.run(ms(1_100));
+    let error = format!(r#"42["auth:error",{EXPIRED}]"#);
+    assert_eq!(ann.hears(), [&error, "close 4401"]);
+    // A minute is left of Bob's.
+    world.run(ms(58_000));
+    assert!(bob.hears().is_empty());
+    world.run(ms(2_500));
+    assert_eq!(bob.hears().last().map(String::as_str), Some("close 4401"));
+    let mut dan = world.socketio("user=dan ttl=5");
+    set(&mut world, |unix| unix - seconds(60));
+    world.run(seconds(10));
+    assert!(dan.hears().is_empty() && cleo.hears().is_empty());
+}
+
+#[test]
 fn a_new_token_of_the_same_user_keeps_the_connection() {
     let mut world = World::new(config());
     let mut ann = world.socketio("user=ann ttl=60");

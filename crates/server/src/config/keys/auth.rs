@@ -135,7 +135,7 @@ pub(super) const KEYS: &[Key] = &[
     node(
         "auth.jwt.jwks_url",
         "\"off\"",
-        "URL of a key set; fetched at start, again after its `Cache-Control: max-age` (30 s to 1 h, else 5 min), and for a `kid` it does not hold. Where it cannot be reached, its keys are good for an hour more",
+        "URL of a key set; fetched at start, again after its `Cache-Control: max-age` (30 s to 1 h, else 5 min), and for a token that none of its keys has signed. Where it cannot be reached, its keys are good for an hour more",
         |s, v| Ok(s.jwt.jwks_url = optional(v, web_url)?),
     ),
     node(

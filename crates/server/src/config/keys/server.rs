@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use heartline::config::AllowedOrigins;
+use heartline_engine::slots::canonical_network;
 use toml::Value;
 
 use super::key::{Key, node, secret};
@@ -115,9 +116,10 @@ pub(super) const KEYS: &[Key] = &[
                 .iter()
                 .map(|net| {
                     let whole = net.parse().map(|ip: std::net::IpAddr| ip.into());
-                    net.parse().or(whole).map_err(|_| {
+                    let network = net.parse().or(whole).map_err(|_| {
                         format!("holds {net:?}, which is no network like \"10.0.0.0/8\"")
-                    })
+                    });
+                    network.map(canonical_network)
                 })
                 .collect::<Result<_, _>>()?;
             Ok(())

@@ -203,6 +203,32 @@ fn a_live_session_goes_on_with_its_id_and_all_its_topics() {
 }
 
 #[test]
+fn who_is_in_as_many_topics_as_it_may_goes_on_with_all_of_them() {
+    const TOPICS: usize = 1000;
+    let mut world = World::new(Config {
+        max_rooms_per_socket: TOPICS,
+        ..live_config()
+    });
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    ann.0.end();
+    world.settle();
+    let at = serde_json::json!({"epoch": "0123456789abcdef", "offset": 1_000_000});
+    let topics = (0..TOPICS).map(|number| (format!("{number:060}"), at.clone()));
+    let topics: serde_json::Map<_, _> = topics.collect();
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "topics": topics,
+    });
+    assert!(frame.to_string().len() > 100_000);
+    let mut again = world.open(Opening::plain());
+    let told = asked(&mut world, &mut again, &frame);
+    assert_eq!(told[0]["type"], "hello", "{}", told[0]);
+    assert_eq!(told[0]["recovered"], true);
+    let subscribed = told.iter().filter(|told| told["type"] == "subscribed");
+    assert_eq!(subscribed.count(), TOPICS);
+}
+
+#[test]
 fn one_more_auth_of_a_connection_takes_its_own_socket_s_place_and_nobody_else_s() {
     let mut config = live_config();
     config.namespaces.get_mut("/").unwrap().devices = DevicePolicy::Limit {
