@@ -247,3 +247,16 @@ fn who_needs_no_invitation_is_told_at_once() {
     scene.says("two");
     assert_eq!(scene.heard(), ["one", "two"]);
 }
+
+#[test]
+fn who_was_invited_goes_on_at_a_node_that_was_not_asked_before() {
+    let mut scene = Scene::new(INVITED);
+    scene.says("one");
+    assert_eq!(scene.heard(), ["one"]);
+    scene.ann.is_cut(&mut scene.cluster.worlds[1]);
+    scene.writes("1", "two");
+    scene.gate.add_permits(1);
+    come(&mut scene.cluster, &mut scene.ann, 1);
+    assert!(scene.ann.recovered);
+    assert_eq!(scene.heard(), ["two"]);
+}
