@@ -17,6 +17,13 @@ fn invites_ann(world: &mut World) {
     assert!(added.iter().all(Result::is_ok));
 }
 
+/// And not any more.
+fn removes_ann(world: &mut World) {
+    let gateway = world.gateway.clone();
+    let removed = world.finish(async move { gateway.remove_member("1", &user("ann")).await });
+    assert!(removed.unwrap());
+}
+
 fn writes(world: &mut World, bob: &mut Client, text: &str) {
     let data = format!(r#"{{"conversationId":"1","content":"{text}"}}"#);
     bob.says(&format!(r#"42["message:send",{data}]"#));
@@ -51,5 +58,41 @@ fn who_was_invited_is_told_however_long_it_is_since_the_store_was_asked() {
             assert!(ann.recovered, "{after} {away}");
             assert_eq!(notified(&mut ann), ["one"]);
         }
+    }
+}
+
+#[test]
+fn a_conversation_that_is_not_open_to_it_any_more_is_not_told_of() {
+    let cases = [
+        // As who has joined, with a token that opens other rooms alone.
+        ("rooms=conversation:*", "rooms=lobby", false),
+        // Whose membership has ended.
+        ("", "", true),
+        ("rooms=lobby", "rooms=lobby", true),
+    ];
+    for (before, after, is_removed) in cases {
+        let mut world = World::new(kept());
+        let mut bob = world.socketio("user=bob rooms=conversation:*");
+        let mut ann = Tracking::new(&mut world, &format!("user=ann {before}"));
+        if is_removed {
+            invites_ann(&mut world);
+        } else {
+            ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+            ann.asks(&mut world, r#"42["leave","conversation:1"]"#);
+        }
+        // There it is told.
+        writes(&mut world, &mut bob, "one");
+        assert_eq!(notified(&mut ann), ["one"], "{before}");
+        ann.is_cut(&mut world);
+        writes(&mut world, &mut bob, "two");
+        if is_removed {
+            removes_ann(&mut world);
+        }
+        ann.token = format!("user=ann {after}");
+        ann.return_to(&mut world);
+        assert!(ann.recovered, "{before}");
+        assert_eq!(notified(&mut ann), [""; 0], "{before}");
+        writes(&mut world, &mut bob, "three");
+        assert_eq!(notified(&mut ann), [""; 0], "{before}");
     }
 }
