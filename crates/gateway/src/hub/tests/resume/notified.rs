@@ -1,5 +1,16 @@
 //! Members of a conversation who are not in its room, and miss what is told instead of its events.
 
+use heartline_core::backplane::local::LocalBackplane;
+use heartline_core::backplane::{Backplane, Message, Node};
+use heartline_core::entries::UserPresence;
+use heartline_core::line::session::Session as Parked;
+use heartline_core::line::shelf::ScopeRef;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::{
+    Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
+};
+use heartline_core::time::Moment;
+
 use super::*;
 
 fn user(id: &str) -> Arc<UserKey> {
@@ -95,4 +106,98 @@ fn a_conversation_that_is_not_open_to_it_any_more_is_not_told_of() {
         writes(&mut world, &mut bob, "three");
         assert_eq!(notified(&mut ann), [""; 0], "{before}");
     }
+}
+
+type Then = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// A backplane of a node alone, before whose first answer about who is here something happens.
+struct Before(LocalBackplane, Then);
+
+impl Backplane for Before {
+    fn attach(&self, node: Arc<dyn Node>) {
+        self.0.attach(node);
+    }
+
+    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        self.0.connect(newcomer)
+    }
+
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
+        self.0.disconnect(user, socket, keep);
+    }
+
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {
+        self.0.enter_room(user, socket, place);
+    }
+
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &RoomAddress) {
+        self.0.leave_room(user, socket, place);
+    }
+
+    fn presence(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<Vec<UserPresence>> {
+        self.0.presence(tenant, users)
+    }
+
+    fn local(&self) -> &Presence {
+        let then = self.1.lock().unwrap().take();
+        if let Some(then) = then {
+            then();
+        }
+        self.0.local()
+    }
+}
+
+#[test]
+fn who_is_lost_while_it_is_looked_for_them_is_told_when_they_are_back() {
+    let clock = Clock::start();
+    let now = move || Moment {
+        at: clock.now(),
+        unix_millis: clock.unix_millis(clock.now()),
+    };
+    let then = Then::default();
+    let local = LocalBackplane::new(Duration::ZERO, Box::new(now));
+    let backplane = Before(local, then.clone());
+    let mut world = World::with(kept(), |builder| builder.backplane(backplane));
+    let ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
+    let fanout = world.gateway.shared.fanout.clone();
+    let (name, who) = (SocketAddress::parse(&ann.sid).unwrap(), user("ann"));
+    let session = Parked {
+        name,
+        places: vec![(name, 0)],
+        identity: Arc::new(Identity {
+            user: Some(who.clone()),
+            ..Identity::default()
+        }),
+        rooms: Vec::new(),
+        taken: Vec::new(),
+        left: 0,
+        end: 0,
+        lost_at: world.now(),
+        seen: None,
+        data: None,
+    };
+    // What its shard does when the connection ends.
+    let (node, gone) = (fanout.clone(), who.clone());
+    *then.lock().unwrap() = Some(Box::new(move || {
+        let recovery = node.recovery.as_ref().unwrap();
+        recovery.park(session);
+        node.backplane.disconnect(&gone, name, Duration::ZERO);
+    }));
+    let place = (None, "conversation:1");
+    let (users, message) = ([who], Message::new("message:notification", "{}"));
+    let all = [NamespaceId::ROOT];
+    let told = fanout.send_instead_of_room(&all, place, &users, message);
+    world.runtime.block_on(told);
+    let of_ann = ScopeRef {
+        namespace: NamespaceId::ROOT,
+        tenant: None,
+        user: Some("ann"),
+    };
+    let recovery = fanout.recovery.as_ref().unwrap();
+    let ring = recovery.shelf.find(of_ann);
+    assert!(ring.is_some_and(|ring| !ring.lock().unwrap().is_empty()));
 }
