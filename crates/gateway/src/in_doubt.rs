@@ -34,8 +34,21 @@ struct Told {
     is_wanted: bool,
     /// The first of them that was stored by this process.
     held: Option<u64>,
+    /// The last that was told from the store as another process'; 0: none was.
+    anothers: u64,
     /// Where the room is known to be; that of a conversation is told everywhere.
     namespaces: Vec<NamespaceId>,
+}
+
+/// What has become of a message that this process has stored.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum InTurn<T> {
+    /// Its room was told of it now.
+    Now(T),
+    /// Its room was told of it from the store, or is going to be.
+    FromStore,
+    /// The same, and so was who is not in the room: it was found before it was known whose it is.
+    AsAnothers,
 }
 
 impl InDoubt {
@@ -62,23 +75,27 @@ impl InDoubt {
         place: impl Fn() -> Place,
         offset: u64,
         tell: impl FnOnce() -> T,
-    ) -> Option<T> {
+    ) -> InTurn<T> {
         let mut rooms = self.rooms();
         if rooms.is_empty() {
             drop(rooms);
-            return Some(tell());
+            return InTurn::Now(tell());
         }
         let Some(room) = rooms.get_mut(&place()) else {
             drop(rooms);
-            return Some(tell());
+            return InTurn::Now(tell());
         };
         if room.is_sure && offset <= room.offset {
-            return None;
+            let is_held = room.held.is_some_and(|held| held <= offset);
+            return match offset <= room.anothers && !is_held {
+                true => InTurn::AsAnothers,
+                false => InTurn::FromStore,
+            };
         }
         if room.is_sure && offset == room.offset + 1 {
             room.offset = offset;
             // Within the lock: what is told from the store comes before or after.
-            return Some(tell());
+            return InTurn::Now(tell());
         }
         if !room.namespaces.contains(&namespace) {
             room.namespaces.push(namespace);
@@ -87,7 +104,7 @@ impl InDoubt {
         room.is_wanted = true;
         drop(rooms);
         self.wake.notify_one();
-        None
+        InTurn::FromStore
     }
 
     /// A message was there already when it was to be stored: by whom, nobody knows.
@@ -145,8 +162,8 @@ impl InDoubt {
     }
 
     /// Tells a room of a message of the store, unless it was told of it; `tell` hears in which
-    /// namespaces the room is known. Whether another process has stored it: who is not in the
-    /// room was told by nobody.
+    /// namespaces the room is known. Whether another process has stored it, as far as is known: who
+    /// is not in the room was told by nobody.
     pub(crate) fn fill(
         &self,
         place: &Place,
@@ -159,7 +176,11 @@ impl InDoubt {
         };
         room.offset = offset;
         tell(&room.namespaces);
-        room.held.is_none_or(|held| offset < held)
+        let is_anothers = room.held.is_none_or(|held| offset < held);
+        if is_anothers {
+            room.anothers = offset;
+        }
+        is_anothers
     }
 
     /// Nothing of an earlier process can come any more.

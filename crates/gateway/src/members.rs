@@ -215,6 +215,17 @@ impl Members {
         self.decide(room, identity, self.grant(room, identity))
     }
 
+    /// Whether what is said to the members of a conversation who are not in its room is for this one
+    /// of them; `None`: the store has to be asked.
+    pub(crate) fn may_be_told_now(&self, room: &str, identity: &Identity) -> Option<bool> {
+        let grant = self.grant(room, identity);
+        match self.decide(room, identity, grant) {
+            // Nobody else is told.
+            None if grant == Ok(Grant::ToMembers(Membership::Joined)) => Some(true),
+            open => open.map(|open| open.is_ok()),
+        }
+    }
+
     /// Whether a room may be joined.
     pub(crate) async fn may_join(&self, room: &str, identity: &Identity) -> Result<(), EventError> {
         self.find_out(room, identity, self.grant(room, identity))

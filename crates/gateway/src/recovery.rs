@@ -637,6 +637,17 @@ impl Recovery {
         });
     }
 
+    /// The rooms instead of whose events something was told in a scope that is kept, behind a place.
+    pub(crate) fn told_instead_of(&self, scope: ScopeRef<'_>, after: u64) -> HashSet<Arc<str>> {
+        let Some(ring) = self.shelf.find(scope) else {
+            return HashSet::new();
+        };
+        let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let only = ring.between(after, u64::MAX);
+        let only = only.filter_map(|event| event.only.as_ref());
+        only.filter_map(|only| only.instead_of.clone()).collect()
+    }
+
     /// Keeps an event to one socket; `post` gets its place.
     pub(crate) fn keep_direct(&self, name: SocketAddress, event: Kept, post: impl FnOnce(Told)) {
         let note = |event: &Kept| {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::event::{Args, EventError, said, to_json};
 use crate::fanout::{ToRoom, ToRooms};
-use crate::in_doubt::Place;
+use crate::in_doubt::{InTurn, Place};
 use crate::in_order;
 use crate::notices::Due;
 use crate::recovery::Recovery;
@@ -111,7 +111,8 @@ impl To {
     /// and the members are those of all. To be called as [`Tell`](heartline_core::store::Tell).
     ///
     /// The members of a conversation who are not in its room hear of it by what is returned. `None`:
-    /// the room is no conversation's, or another node has told all of them.
+    /// the room is no conversation's, or all of them were told: by another node, or as of a message
+    /// that an earlier process has left.
     ///
     /// # Errors
     /// As [`emit`](Self::emit); a message may be longer than what a client may say by what the
@@ -134,9 +135,11 @@ impl To {
             Some(recovery) => {
                 let in_doubt = &recovery.in_doubt;
                 let place = || self.place();
-                let told = in_doubt.in_turn(self.namespace, place, message.offset, emit);
-                // Where it is not told yet, it is from the store.
-                told.unwrap_or(Ok(()))?;
+                match in_doubt.in_turn(self.namespace, place, message.offset, emit) {
+                    InTurn::Now(told) => told?,
+                    InTurn::FromStore => {}
+                    InTurn::AsAnothers => return Ok(None),
+                }
             }
         }
         let id = match self.rooms.first() {

@@ -132,16 +132,25 @@ impl Gateway {
             return false;
         };
         let fanout = &self.shared.fanout;
-        if self.kick(fanout.whereabouts(name)).await.unwrap_or(false) {
-            return true;
+        let mut place = fanout.whereabouts(name);
+        loop {
+            if self.kick(place).await.unwrap_or(false) {
+                return true;
+            }
+            // One that is lost at present will not find what it had.
+            if let Some(recovery) = &fanout.recovery
+                && recovery.sessions.give_up(&name)
+            {
+                recovery.give_up(vec![name]);
+                return true;
+            }
+            // Who takes up a session is at another place in the same step.
+            let moved = fanout.whereabouts(name);
+            if moved == place {
+                return false;
+            }
+            place = moved;
         }
-        // One that is lost at present will not find what it had.
-        let recovery = fanout.recovery.as_ref();
-        recovery.is_some_and(|recovery| {
-            let was_suspended = recovery.sessions.give_up(&name);
-            recovery.give_up(was_suspended.then_some(name).into_iter().collect());
-            was_suspended
-        })
     }
 
     /// Ends all sockets of users that are here, or were lost here; how many.

@@ -169,19 +169,9 @@ impl Fanout {
         users: impl IntoIterator<Item = impl AsRef<UserKey>>,
         message: Message,
     ) {
-        let is_here = |user: &UserKey| {
-            let (tenant, id) = (user.tenant_id.as_deref(), &*user.user_id);
-            let parked = |recovery: &Recovery| recovery.sessions.has(tenant, id);
-            self.recovery.as_ref().is_some_and(parked)
-                || !self
-                    .backplane
-                    .local()
-                    .sockets(tenant, id, Some(user))
-                    .is_empty()
-        };
         for user in users {
             let user = user.as_ref();
-            if is_here(user) {
+            if self.has_anybody(user.tenant_id.as_deref(), &user.user_id) {
                 let to = ToUser::instead_of(namespace, user, room);
                 self.send_here(&to, message.clone());
             }

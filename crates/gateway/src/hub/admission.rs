@@ -140,7 +140,7 @@ pub(super) async fn authenticate<'a>(
             if let Ok(elsewhere) = elsewhere {
                 gather(shared, &earlier, identity, elsewhere).await;
             }
-            know_members(shared, identity, &earlier.name).await;
+            know_members(shared, identity, &earlier).await;
         }
     }
     Some(Authenticated {

@@ -10,6 +10,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::{Others, SocketAddress};
 use heartline_core::rooms::{Room, RoomKey};
 use heartline_engine::shard::engine::Engine;
+use heartline_engine::tasks::Started;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
@@ -20,12 +21,21 @@ use super::Hub;
 use super::link::{MAX_PENDING_ACKS, SocketState};
 use super::tasks::TaskKind;
 use crate::event::{Args, EventError, to_json};
+use crate::handler::Reply;
 use crate::metrics::Outbound;
-use crate::op::{Manner, Op};
+use crate::op::Manner;
 use crate::publication::{self, AckRef, Encoding, Head, Publication, Told, may_mislead};
 
 /// How long the store may take to say who is a member.
 const ASK_STORE: Duration = Duration::from_secs(10);
+
+/// An event that is told instead of a room's, and waits until the store has said whether it is for
+/// a socket.
+pub(super) struct Telling {
+    to: SocketAddress,
+    publication: Arc<Publication>,
+    room: Arc<str>,
+}
 
 impl Hub {
     /// An event to one socket of this shard.
@@ -176,43 +186,171 @@ impl Hub {
             if self.is_in(socket, room) {
                 return;
             }
-            match self.shared.members.may_join_now(room, &socket.identity) {
-                Some(Ok(())) => {}
-                Some(Err(_)) => return,
-                None => return self.send_if_open(engine, to, publication, room),
+            match self.shared.members.may_be_told_now(room, &socket.identity) {
+                Some(true) => {}
+                Some(false) => return,
+                None => return self.ask_and_tell(engine, slot, to, publication, room),
             }
         }
-        if self.give(engine, slot, to.namespace(), publication) {
+        self.give_one(engine, slot, to.namespace(), publication);
+    }
+
+    fn give_one(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) {
+        if self.give(engine, slot, namespace, publication) {
             self.metrics.deliveries.add(1);
             self.metrics.outbound(Outbound::Event).add(1);
         }
     }
 
-    /// The same once the store has said whether the socket may join the room.
-    fn send_if_open(
+    /// The same once the store has said whether the socket may join the room. What comes later is not
+    /// held up by that, and is told before it.
+    fn ask_and_tell(
         &mut self,
         engine: &mut Engine,
+        slot: Slot,
         to: &SocketAddress,
         publication: &Arc<Publication>,
         room: &Arc<str>,
     ) {
-        let socket = self.locate(engine, to).and_then(|slot| self.link(slot));
-        let Some(socket) = socket.and_then(|link| link.socket(to.namespace())) else {
+        let namespace = to.namespace();
+        if self.has_caught_up(slot, namespace, publication) {
+            return;
+        }
+        let link = self.link(slot);
+        let Some(socket) = link.and_then(|link| link.socket(namespace)) else {
             return;
         };
         let (shared, identity) = (self.shared.clone(), socket.identity.clone());
-        let (to, publication, room) = (*to, publication.clone(), room.clone());
+        let asked = room.clone();
         let work = async move {
-            if shared.members.may_join(&room, &identity).await.is_ok() {
-                let op = Op::Send {
-                    to,
-                    publication,
-                    instead_of: Some(room),
-                };
-                shared.fanout.post(to.0.conn.shard, op);
-            }
+            let open = shared.members.may_join(&asked, &identity).await;
+            open.map(|()| None).map_err(Box::new)
         };
-        self.start(engine, work, TaskKind::Detached, ASK_STORE);
+        let telling = || Telling {
+            to: *to,
+            publication: publication.clone(),
+            room: room.clone(),
+        };
+        let due = engine.now + ASK_STORE;
+        let kind = || TaskKind::Tell(Box::new(telling()));
+        match self.tasks.start(Box::pin(work), due, kind) {
+            Started::Waiting(_) => {
+                let is_kept = publication.last_kept().is_some();
+                let link = self.link_mut(slot).filter(|_| is_kept);
+                let socket = link.and_then(|link| link.socket_mut(namespace));
+                if socket.is_some_and(SocketState::waits_for_answer) {
+                    self.remember(engine, slot, namespace);
+                }
+            }
+            Started::Done(Ok(_)) => self.give_one(engine, slot, namespace, publication),
+            Started::Done(Err(error)) => self.not_told(engine, to, publication, &error),
+            Started::Panicked => {
+                self.note_panic();
+                self.not_told(engine, to, publication, &Code::Internal.into());
+            }
+        }
+    }
+
+    /// The store has said, some time after it was asked, whether an event is for a socket; or it has
+    /// not.
+    pub(super) fn tell_late(&mut self, engine: &mut Engine, telling: &Telling, said: Reply) {
+        let Telling {
+            to,
+            publication,
+            room,
+        } = telling;
+        let (namespace, is_kept) = (to.namespace(), publication.last_kept().is_some());
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        let link = self.link_mut(slot);
+        let Some(socket) = link.and_then(|link| link.socket_mut(namespace)) else {
+            return;
+        };
+        let is_last = is_kept && socket.is_answered();
+        // Its token may be another by now.
+        let identity = socket.identity.clone();
+        let is_refused = self.shared.members.may_be_told_now(room, &identity) == Some(false);
+        let is_for_it = self
+            .link(slot)
+            .and_then(|link| link.socket(namespace))
+            .is_some_and(|socket| !is_refused && !self.is_in(socket, room));
+        match said {
+            _ if !is_for_it => {}
+            Ok(_) => self.send_late(engine, slot, namespace, publication),
+            Err(error) => self.not_told(engine, to, publication, &error),
+        }
+        if is_last {
+            self.remember(engine, slot, namespace);
+        }
+    }
+
+    /// An event is not for a socket; or the store cannot say whether it is: then it is lost, and the
+    /// socket is told of that.
+    fn not_told(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        publication: &Publication,
+        why: &EventError,
+    ) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        if why.code != Code::Forbidden.as_str() {
+            self.user_gap(engine, to);
+            self.note_late(engine, slot, to.namespace(), publication);
+        }
+    }
+
+    /// Sends something behind what came later. With its own place the client would go back by what it
+    /// has heard since.
+    fn send_late(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) {
+        let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
+            return;
+        };
+        match (publication.place, self.passing(slot, namespace)) {
+            (Some(Told { is_own, .. }), Some(Told { place, .. })) => {
+                let told = Told { place, is_own };
+                engine.send_with(slot, |out| publication.push(encoding, told, out));
+            }
+            _ => engine.send(slot, publication.frames(encoding)),
+        }
+        self.metrics.deliveries.add(1);
+        self.metrics.outbound(Outbound::Event).add(1);
+        self.note_late(engine, slot, namespace, publication);
+    }
+
+    /// Until what was sent now has come, nobody knows whether a client that has heard no later place
+    /// has got it.
+    fn note_late(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) {
+        let is_kept = publication.last_kept().is_some();
+        let Some(told) = self.passing(slot, namespace).filter(|_| is_kept) else {
+            return;
+        };
+        let link = self.link_mut(slot);
+        if let Some(socket) = link.and_then(|link| link.socket_mut(namespace)) {
+            socket.note_late(told.place.id);
+        }
+        self.note_direct(engine, slot, namespace, told.place.id);
     }
 
     /// Where an answer goes to what a socket has asked. A live connection has one namespace: what it

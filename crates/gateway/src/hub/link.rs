@@ -266,10 +266,15 @@ struct SocketRare {
     back: Option<Box<Back>>,
     /// The place in the line of the last event before it left a room; 0: it left none.
     left: u64,
+    /// How many kept events wait until the store has said whether they are for it.
+    asked: u32,
+    /// The place that came with the last of those that were sent late, as long as it may not have
+    /// come; 0: there is none.
+    late: u64,
     /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
     next_heartbeat: Micros,
-    /// What was said to it alone, and may not have come: when each of it was sent, and its
-    /// number.
+    /// What was said to it alone, or late, and may not have come: when each of it was sent, and
+    /// its number.
     direct: VecDeque<(Micros, u64)>,
 }
 
@@ -311,6 +316,8 @@ impl SocketState {
                 acks: PendingAcks::default(),
                 back: None,
                 left: 0,
+                asked: 0,
+                late: 0,
                 next_heartbeat: Micros::MAX,
                 direct: VecDeque::new(),
             })
@@ -336,9 +343,38 @@ impl SocketState {
         self.rare().back = Some(Box::new(back));
     }
 
-    /// The place in the line of the last event before it left a room; 0: it left none.
+    /// The place in the line from which on its client can go on; 0: from any. It is that of the last
+    /// event before it left a room. What is sent late brings a place that something before it may
+    /// have brought: until it has come, only a later place tells that it has. While it is still to be
+    /// sent, none does.
     pub(crate) fn left(&self) -> u64 {
-        self.rare.as_ref().map_or(0, |rare| rare.left)
+        let Some(rare) = &self.rare else {
+            return 0;
+        };
+        match (rare.asked, rare.late) {
+            (0, 0) => rare.left,
+            (0, late) => rare.left.max(late + 1),
+            _ => u64::MAX,
+        }
+    }
+
+    /// A kept event for it waits until the store has answered; whether it is the only one.
+    pub(crate) fn waits_for_answer(&mut self) -> bool {
+        let rare = self.rare();
+        rare.asked += 1;
+        rare.asked == 1
+    }
+
+    /// The store has answered, or does not; whether no event waits for that any more.
+    pub(crate) fn is_answered(&mut self) -> bool {
+        let rare = self.rare();
+        rare.asked = rare.asked.saturating_sub(1);
+        rare.asked == 0
+    }
+
+    /// An event was sent to it behind later ones, with this place.
+    pub(crate) fn note_late(&mut self, place: u64) {
+        self.rare().late = place;
     }
 
     pub(crate) fn set_left(&mut self, place: u64) {
@@ -369,6 +405,9 @@ impl SocketState {
         }
         if rare.direct.is_empty() {
             rare.direct = VecDeque::new();
+        }
+        if rare.late > 0 && last.is_some_and(|last| last >= rare.late) {
+            rare.left = rare.left.max(std::mem::take(&mut rare.late));
         }
         (last, !rare.direct.is_empty())
     }
@@ -454,6 +493,30 @@ pub(crate) struct Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_goes_on_from_behind_what_was_sent_late_until_that_has_come() {
+        let (who, never) = (Arc::new(Identity::default()), Micros::MAX);
+        let (counts, now) = (Counts::default(), Micros(5));
+        let mut socket = SocketState::new(NamespaceId::ROOT, [0; 12], who, never, counts, now);
+        socket.set_left(7);
+        assert!(socket.waits_for_answer() && !socket.waits_for_answer());
+        assert!(!socket.is_answered());
+        assert_eq!(socket.left(), u64::MAX);
+        assert!(socket.is_answered());
+        // It was for others.
+        assert_eq!(socket.left(), 7);
+        for (place, at) in [(11, 20), (12, 30)] {
+            socket.note_late(place);
+            socket.note_direct(Micros(at), place);
+            assert_eq!(socket.left(), place + 1);
+        }
+        // The first of them has come, then the second.
+        socket.direct_received(Micros(25));
+        assert_eq!(socket.left(), 13);
+        socket.direct_received(Micros(35));
+        assert_eq!(socket.left(), 12);
+    }
 
     #[test]
     fn a_connection_costs_what_the_sizing_page_says() {

@@ -14,6 +14,7 @@ use heartline_wire::time::micros;
 
 use super::Hub;
 use super::answers::Asked;
+use super::delivery::Telling;
 use super::link::Link;
 use crate::event::EventError;
 use crate::handler::Reply;
@@ -43,6 +44,8 @@ pub(super) enum TaskKind {
         conn: ConnId,
         later: Arc<Later>,
     },
+    /// An event is for a socket, if the store says so.
+    Tell(Box<Telling>),
     Detached,
 }
 
@@ -212,6 +215,8 @@ impl Hub {
             self.handler_done(engine, conn, holds, stores);
         } else if let TaskKind::Later { conn, later } = kind {
             self.line_came(engine, conn, &later);
+        } else if let TaskKind::Tell(telling) = kind {
+            self.tell_late(engine, &telling, reply);
         }
     }
 
@@ -239,6 +244,9 @@ impl Hub {
                 self.not_subscribed(engine, &asked, &not_reached(ASK_AGAIN));
             }
             TaskKind::Later { conn, later } => self.do_later(engine, conn, &later, true),
+            TaskKind::Tell(telling) => {
+                self.tell_late(engine, &telling, Err(Box::new(Code::Internal.into())));
+            }
             TaskKind::Detached => {}
         }
     }

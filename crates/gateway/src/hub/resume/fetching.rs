@@ -232,23 +232,45 @@ fn imported(
     }
 }
 
-/// Asks who belongs to the conversations of a socket that comes back, so that it can be said
-/// at once which are still open to it. What cannot be found out makes a fresh start, and so does
-/// what is not found out within a third of `auth_timeout`: a store that hangs keeps nobody out.
+/// Asks who belongs to the conversations of a socket that comes back, and to those of which it may
+/// be told without having been in them, so that it can be said at once which are still open to it.
+/// What cannot be found out makes a fresh start, and so does what is not found out within a third of
+/// `auth_timeout`: a store that hangs keeps nobody out.
 pub(in crate::hub) async fn know_members(
     shared: &Shared,
     identity: &Arc<Identity>,
-    name: &SocketAddress,
+    earlier: &Earlier,
 ) {
     let recovery = shared.fanout.recovery.as_ref();
-    let rooms = recovery.map(|recovery| recovery.sessions.conversations(name));
-    let is_unknown = |room: &Arc<str>| shared.members.may_join_now(room, identity).is_none();
-    let mut unknown = rooms.into_iter().flatten().filter(is_unknown);
+    let rooms = recovery.map(|recovery| recovery.sessions.conversations(&earlier.name));
+    let told = recovery.zip(identity.user_id()).map(|(recovery, user)| {
+        let of_user = ScopeRef {
+            namespace: earlier.name.namespace(),
+            tenant: identity.tenant_id().map(|tenant| &**tenant),
+            user: Some(user),
+        };
+        recovery.told_instead_of(of_user, earlier.place)
+    });
+    let before = recovery.and_then(|recovery| {
+        let identity = |session: &mut Session<_>| session.identity.clone();
+        recovery.sessions.look_at(&earlier.name, identity)
+    });
+    // Another user's is not gone on with.
+    let before = before.filter(|before| before.user == identity.user);
+    let asks = |room: Arc<str>| {
+        let is_unknown = |who: &&Arc<Identity>| shared.members.may_join_now(&room, who).is_none();
+        let mut who = [Some(identity), before.as_ref()].into_iter().flatten();
+        let who = who.find(is_unknown)?.clone();
+        Some((room, who))
+    };
+    let told = told.into_iter().flatten();
+    let rooms = rooms.into_iter().flatten().chain(told);
+    let mut unknown = rooms.filter_map(asks);
     let mut asked = JoinSet::new();
-    let ask = |asked: &mut JoinSet<()>, room: Arc<str>| {
-        let (members, identity) = (shared.members.clone(), identity.clone());
+    let ask = |asked: &mut JoinSet<()>, (room, who): (Arc<str>, Arc<Identity>)| {
+        let members = shared.members.clone();
         asked.spawn(async move {
-            let _ = members.may_join(&room, &identity).await;
+            let _ = members.may_join(&room, &who).await;
         });
     };
     for room in unknown.by_ref().take(ASKED_AT_ONCE) {

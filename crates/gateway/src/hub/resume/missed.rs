@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::sync::{Arc, PoisonError};
 
 use hashbrown::HashMap;
+use heartline_core::auth::Identity;
 use heartline_core::line::ring::{Kept, Ring};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::namespaces::NamespaceId;
-use heartline_core::rooms::{Grant, Room};
-use heartline_core::store::conversations::Membership as Kind;
+use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
@@ -35,11 +35,11 @@ pub(in crate::hub) struct Missed {
 
 impl Hub {
     /// Finds what the socket missed between two places, in its rooms and of what went to no
-    /// room. Live clients ask for their topics' events themselves.
+    /// room, as an identity that it has now. Live clients ask for their topics' events themselves.
     pub(super) fn collect(
         &self,
         namespace: NamespaceId,
-        session: &Parked,
+        (session, by): (&Parked, &Identity),
         (since, now): (u64, u64),
         is_live: bool,
         missed: &mut Missed,
@@ -48,7 +48,7 @@ impl Hub {
         for (room, joined) in rooms.filter(|(room, _)| !missed.taken.contains(&room.key.name)) {
             let after = since.max(*joined);
             let events = &mut missed.events;
-            let found = room.with_ring(|ring| self.take(ring, session, (after, now), events));
+            let found = room.with_ring(|ring| self.take(ring, (session, by), (after, now), events));
             found.transpose()?;
         }
         if let Some(ring) = self
@@ -56,7 +56,7 @@ impl Hub {
             .and_then(|all| all.direct.find(&session.name))
         {
             let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-            self.take(&ring, session, (since, now), &mut missed.events)?;
+            self.take(&ring, (session, by), (since, now), &mut missed.events)?;
         }
         let identity = &session.identity;
         let everybody = ScopeRef {
@@ -72,7 +72,7 @@ impl Hub {
         for scope in std::iter::once(everybody).chain(user) {
             if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
                 let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-                self.take(&ring, session, (since, now), &mut missed.events)?;
+                self.take(&ring, (session, by), (since, now), &mut missed.events)?;
             }
         }
         missed.events.sort_by_key(|event| event.id);
@@ -86,13 +86,13 @@ impl Hub {
     pub(super) fn collect_put(
         &self,
         room: &Room,
-        session: &Parked,
+        (session, by): (&Parked, &Identity),
         (after, now): (u64, u64),
         offset: u64,
         missed: &mut Missed,
     ) -> Result<(), Resume> {
         let mut found = Vec::new();
-        let taken = room.with_ring(|ring| self.take(ring, session, (after, now), &mut found));
+        let taken = room.with_ring(|ring| self.take(ring, (session, by), (after, now), &mut found));
         taken.transpose()?;
         let is_unsure = |event: &Arc<Kept>| event.id <= session.end || event.offset > offset;
         if found.iter().any(is_unsure) {
@@ -105,11 +105,12 @@ impl Hub {
         Ok(())
     }
 
-    /// Adds what a session missed of a ring, or says that something of it is gone.
+    /// Adds what a session missed of a ring, or says that something of it is gone. What is told
+    /// instead of a room's events must have been open to it, and be so to the new identity.
     fn take(
         &self,
         ring: &Ring,
-        session: &Parked,
+        (session, by): (&Parked, &Identity),
         (after, to): (u64, u64),
         missed: &mut Vec<Arc<Kept>>,
     ) -> Result<(), Resume> {
@@ -118,15 +119,17 @@ impl Hub {
         }
         let members = &self.shared.members;
         let in_doubt = Cell::new(false);
-        let is_open = |room: &str| match members.grant(room, &session.identity) {
-            // Only members are told of what is said in a conversation.
-            Ok(Grant::Given | Grant::ToMembers(Kind::Joined)) => true,
-            Ok(Grant::ToMembers(Kind::Invited)) => {
-                let open = members.may_join_now(room, &session.identity);
-                in_doubt.set(in_doubt.get() || open.is_none());
-                open.is_some_and(|open| open.is_ok())
+        let is_open = |room: &str| {
+            let was = members.may_be_told_now(room, &session.identity);
+            let is = members.may_join_now(room, by).map(|open| open.is_ok());
+            match (was, is) {
+                (Some(false), _) | (_, Some(false)) => false,
+                (Some(true), Some(true)) => true,
+                _ => {
+                    in_doubt.set(true);
+                    false
+                }
             }
-            Err(_) => false,
         };
         let events = ring.between(after, to);
         let heard = events.filter(|event| session.hears(event, is_open));

@@ -172,10 +172,13 @@ impl Hub {
         session.taken.clone_from(&missed.taken);
         // All that is published from here on is in the mailbox, for whoever is in a room.
         let now = recovery.line.last();
-        self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
+        let socket = self.link(slot).and_then(|link| link.socket(namespace));
+        let by = socket.ok_or(Resume::Unsure)?.identity.clone();
+        let who = (&session, &*by);
+        self.collect(namespace, who, (since, now), is_live, &mut missed)?;
         for (room, joined, offset) in put {
             let places = (since.max(joined), now);
-            self.collect_put(&room, &session, places, offset, &mut missed)?;
+            self.collect_put(&room, who, places, offset, &mut missed)?;
         }
         let unsure = |event: &Arc<Kept>| event.id <= session.end;
         if !is_sure && missed.events.iter().any(unsure) {

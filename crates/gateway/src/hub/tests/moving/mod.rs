@@ -4,6 +4,7 @@
 mod histories;
 mod line;
 mod losses;
+mod notified;
 mod owed;
 mod sessions;
 mod turns;

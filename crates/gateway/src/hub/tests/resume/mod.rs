@@ -6,6 +6,7 @@ mod direct;
 mod instead;
 mod killed;
 mod live;
+mod notified;
 mod stopped;
 mod story;
 mod suspended;

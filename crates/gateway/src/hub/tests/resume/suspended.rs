@@ -248,3 +248,28 @@ fn of_a_socket_that_an_earlier_process_lost_its_connection_is_not_known() {
     drop(world);
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn who_is_sent_away_while_its_client_comes_back_is_gone() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    let sid = ann.sid.clone();
+    ann.is_cut(&mut world);
+    ann.client = world.engineio();
+    let (gateway, id) = (world.gateway.clone(), sid.clone());
+    let asked = world.begin(async move { gateway.disconnect(&id).await.unwrap().sockets });
+    // It asks the shard where the socket was; in one turn with that, the client comes.
+    world.runtime.block_on(async {
+        for _ in 0..ROUNDS {
+            tokio::task::yield_now().await;
+        }
+    });
+    let hello = ann.hello();
+    ann.client.says(&hello);
+    while !asked.is_finished() {
+        world.settle();
+    }
+    assert_eq!(world.runtime.block_on(asked).unwrap(), 1);
+    assert!(ann.client.hears().iter().any(|text| text == "41"));
+    assert!(entry(&mut world, &sid).is_none());
+}

@@ -1,9 +1,13 @@
 //! Messages that were stored by a killed process, and of which nobody was told.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    Channel, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Channel, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, StoredMessage,
+    Tell,
 };
+use tokio::sync::oneshot;
 
 use super::killed::{journaled, killed};
 use super::*;
@@ -71,6 +75,95 @@ impl MessageStore for Durable {
 
 conversations_of::has_conversations_of!(Durable, 0);
 invites_of::has_invites_of!(Durable, 0);
+
+/// A store whose messages can be read some time before whoever stored them hears of it, while it is
+/// told to be slow.
+#[derive(Clone, Default)]
+struct Slow {
+    store: Durable,
+    is_slow: Arc<AtomicBool>,
+    untold: Arc<Mutex<Vec<(Tell, StoredMessage, oneshot::Sender<()>)>>>,
+}
+
+impl Slow {
+    /// Whoever has stored something hears of it.
+    fn tells(&self) {
+        let untold = std::mem::take(&mut *self.untold.lock().unwrap());
+        for (tell, message, told) in untold {
+            tell(&message);
+            let _ = told.send(());
+        }
+    }
+}
+
+impl MessageStore for Slow {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        if !self.is_slow.load(Ordering::Relaxed) {
+            return self.store.append(new, tell);
+        }
+        let (untold, (told, is_told)) = (self.untold.clone(), oneshot::channel());
+        let later = move |message: &StoredMessage| {
+            let mut untold = untold.lock().unwrap();
+            untold.push((tell, message.clone(), told));
+        };
+        let stored = self.store.append(new, Box::new(later));
+        Box::pin(async move {
+            let stored = stored.await;
+            let _ = is_told.await;
+            stored
+        })
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.store.history(query)
+    }
+}
+
+conversations_of::has_conversations_of!(Slow, store.0);
+invites_of::has_invites_of!(Slow, store.0);
+
+#[test]
+fn a_message_that_is_read_before_its_own_process_hears_of_it_is_notified_of_once() {
+    let (config, folder) = journaled("read-before");
+    let store = Slow::default();
+    let start = || World::with(config.clone(), |builder| builder.store(store.clone()));
+    let mut world = start();
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
+    ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+    // Bob belongs to it, and is in no room.
+    let mut bob = Tracking::new(&mut world, "user=bob rooms=conversation:*");
+    bob.asks(&mut world, r#"42["join","conversation:1"]"#);
+    bob.asks(&mut world, r#"42["leave","conversation:1"]"#);
+    writes(&mut ann, &mut world, "one");
+    bob.hear(9);
+    bob.got();
+    killed(world, &folder);
+    ann.got();
+
+    let mut world = start();
+    ann.return_to(&mut world);
+    bob.return_to(&mut world);
+    assert!(ann.recovered && bob.recovered);
+    let mut cat = Tracking::new(&mut world, "user=cat rooms=conversation:*");
+    store.is_slow.store(true, Ordering::Relaxed);
+    writes(&mut ann, &mut world, "two");
+    store.is_slow.store(false, Ordering::Relaxed);
+    // It is found to be missing, and told from the store.
+    writes(&mut cat, &mut world, "three");
+    ann.hear(9);
+    assert_eq!(messages(&mut ann), ["two", "three"]);
+    let inside = world.runtime.enter();
+    store.tells();
+    drop(inside);
+    world.settle();
+    bob.hear(9);
+    let got = bob.got();
+    let told = |text| got.iter().filter(|one| one.contains(text)).count();
+    assert_eq!((told("\"two\""), told("\"three\"")), (1, 1), "{got:?}");
+    ann.hear(9);
+    assert_eq!(messages(&mut ann), [""; 0]);
+    std::fs::remove_dir_all(folder).unwrap();
+}
 
 #[test]
 fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
