@@ -873,6 +873,7 @@ impl Hub {
         let before = std::mem::replace(&mut socket.identity, identity);
         socket.expires = expires;
         let in_doubt = self.leave_what_was_taken(engine, slot, to.namespace(), &before);
+        self.note_granted(engine, slot, to.namespace(), &before);
         self.rearm(engine, slot);
         let _ = reply.send(in_doubt);
     }
