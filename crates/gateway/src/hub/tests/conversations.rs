@@ -212,3 +212,26 @@ fn a_list_of_where_to_publish_decides_about_writing_in_a_conversation_and_opens_
     let joined = r#"42["member:joined",{"conversationId":"1","userId":"dan"}]"#;
     assert!(told.iter().any(|one| one == joined), "{told:?}");
 }
+
+#[test]
+fn a_renewed_token_that_names_a_conversation_makes_its_bearer_a_member() {
+    let mut world = World::new(config());
+    let mut ben = member(&mut world, "ben", &[]);
+    let mut ann = world.socketio("user=ann");
+    let mut cid = world.live("user=cid");
+    let refresh = r#"421["auth:refresh",{"token":"user=ann rooms=lobby,conversation:1"}]"#;
+    world.ask(&mut ann, refresh);
+    let refresh = r#"{"type":"auth","token":"user=cid rooms=conversation:1"}"#;
+    world.ask(&mut cid, refresh);
+    ben.says(&format!("42{SAY}"));
+    world.settle();
+    assert_eq!(told(&mut ann, "hello"), [r#"42["message:notification""#]);
+    let heard = cid.hears();
+    let is_told = |frame: &String| frame.starts_with(r#"{"type":"message:notification""#);
+    assert!(heard.iter().any(is_told), "{heard:?}");
+    let gateway = world.gateway.clone();
+    let members = async move { gateway.conversation_members(None, "1", None, 9).await };
+    let members = world.finish(members).unwrap().unwrap().items;
+    let members: Vec<_> = members.into_iter().map(|member| member.user_id).collect();
+    assert_eq!(members, ["ann", "ben", "cid"]);
+}
