@@ -416,6 +416,19 @@ async fn markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(
     assert_eq!(named(&members), [("0", all), ("1", all)]);
     let stranger = store.mark_read("c", &user(4, None), 1, 4).await;
     assert_eq!(stranger, Ok(None));
+    // Whoever moves it, nobody is told of a place before the one that they have asked for.
+    for round in 0..20 {
+        let reader = user(10 + 2 * round, None);
+        let added = store.add_member("c", &reader, Membership::Joined, 5).await;
+        assert_eq!(added, Ok(Added::New));
+        let marked = at_once(MANY, |number| {
+            store.mark_read("c", &reader, number as u64 + 1, 6)
+        });
+        for (before, marked) in (0..).zip(marked.await) {
+            let offset = marked.unwrap().unwrap().offset;
+            assert!(offset > before, "{offset} where {} was asked", before + 1);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
