@@ -17,7 +17,7 @@ use heartline_engine::clock::Clock;
 use heartline_wire::codes::Code;
 use heartline_wire::time::Micros;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use crate::event::{EventError, to_json};
 use crate::fanout::{Fanout, ToRoom};
@@ -255,20 +255,39 @@ impl Members {
     pub(crate) async fn joined(self: &Arc<Self>, id: &str, user: &Arc<UserKey>) {
         match self.list(user.tenant_id.as_ref(), id).await {
             Ok(list) if list.contains_key(user) => {}
-            _ => self.takes_part(id, user).await,
+            _ => self.takes_part(id, user, None).await,
         }
     }
 
-    /// The same where it is to be kept with what is stored next: the store is asked at once.
-    pub(crate) fn takes_part(self: &Arc<Self>, id: &str, user: &Arc<UserKey>) -> BoxFuture<()> {
+    /// The same where it is to be kept with what is stored next: the store is asked at once. That
+    /// has been read by who has `written` it, whose offset is said there: where nodes share a store,
+    /// it may not have found them a member yet.
+    pub(crate) fn takes_part(
+        self: &Arc<Self>,
+        id: &str,
+        user: &Arc<UserKey>,
+        written: Option<oneshot::Receiver<u64>>,
+    ) -> BoxFuture<()> {
         let remembered = self.remembered(user.tenant_id.as_ref(), id);
         if remembered.is_some_and(|list| list.contains_key(user)) {
             return Box::pin(std::future::ready(()));
         }
+        let added = self.add(id, user, Membership::Joined);
+        let written = written.filter(|_| self.store.is_shared());
+        let (members, id, user) = (self.clone(), id.to_owned(), user.clone());
         // It is kept however long that takes.
-        let added = tokio::spawn(self.add(id, user, Membership::Joined));
+        let kept = tokio::spawn(async move {
+            let is_in = added.await? != Added::Full;
+            if let Some(written) = written.filter(|_| is_in)
+                && let Ok(offset) = written.await
+            {
+                let now = members.clock.unix_millis(members.clock.now());
+                members.store.mark_read(&id, &user, offset, now).await?;
+            }
+            Ok::<(), StoreError>(())
+        });
         Box::pin(async move {
-            if let Ok(Ok(Err(error))) = tokio::time::timeout(PATIENCE, added).await {
+            if let Ok(Ok(Err(error))) = tokio::time::timeout(PATIENCE, kept).await {
                 tracing::warn!(%error, "a conversation's member could not be stored");
             }
         })

@@ -1,5 +1,14 @@
 //! Conversations are those of all namespaces, and a message is known by its sender's name for it.
 
+use heartline_core::store::conversations::{
+    Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
+};
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
+
+use super::invites_of::has_invites_of;
 use super::*;
 
 /// One that may join conversations, in these namespaces on one connection.
@@ -234,4 +243,83 @@ fn a_renewed_token_that_names_a_conversation_makes_its_bearer_a_member() {
     let members = world.finish(members).unwrap().unwrap().items;
     let members: Vec<_> = members.into_iter().map(|member| member.user_id).collect();
     assert_eq!(members, ["ann", "ben", "cid"]);
+}
+
+/// A store that nodes share, which is so long about a new member.
+#[derive(Clone)]
+struct LateMembers(Arc<MemoryStore>, Duration);
+
+impl MessageStore for LateMembers {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        self.0.append(new, tell)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+impl Conversations for LateMembers {
+    fn add_member(
+        &self,
+        id: &str,
+        user: &Arc<UserKey>,
+        membership: Membership,
+        now: u64,
+    ) -> BoxFuture<Result<Added, StoreError>> {
+        let (LateMembers(store, time), id, user) = (self.clone(), id.to_owned(), user.clone());
+        Box::pin(async move {
+            tokio::time::sleep(time).await;
+            store.add_member(&id, &user, membership, now).await
+        })
+    }
+
+    fn remove_member(&self, id: &str, user: &Arc<UserKey>) -> BoxFuture<Result<bool, StoreError>> {
+        self.0.remove_member(id, user)
+    }
+
+    fn members(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+    ) -> BoxFuture<Result<Vec<Member>, StoreError>> {
+        self.0.members(tenant, id)
+    }
+
+    fn mark_read(
+        &self,
+        id: &str,
+        user: &Arc<UserKey>,
+        offset: u64,
+        now: u64,
+    ) -> BoxFuture<Result<Option<Marked>, StoreError>> {
+        self.0.mark_read(id, user, offset, now)
+    }
+
+    fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>> {
+        self.0.inbox(query)
+    }
+}
+
+has_invites_of!(LateMembers, 0);
+
+#[test]
+fn who_becomes_a_member_by_a_message_has_read_it_however_late_they_become_one() {
+    // Later too than whoever waits for it does.
+    for time in [ms(50), seconds(3)] {
+        let store = LateMembers(Arc::default(), time);
+        let mut world = World::with(config(), |builder| builder.store(store));
+        let mut ann = member(&mut world, "ann", &[]);
+        ann.says(&format!("42{SAY}"));
+        world.run(seconds(4));
+        let heard = told(&mut ann, "hello");
+        assert_eq!(heard, [r#"42["message:sent""#], "{time:?}");
+        let inbox = world.ask(&mut ann, r#"421["inbox:get",{}]"#);
+        let read = r#""readOffset":1,"unread":0"#;
+        assert!(inbox[0].contains(read), "{time:?}: {inbox:?}");
+    }
 }
