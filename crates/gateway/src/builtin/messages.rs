@@ -282,6 +282,7 @@ async fn send(
     };
     let tenant = sender.tenant_id.as_deref();
     let to = gateway.to(socket.namespace(), tenant, &room);
+    let to = to.map(|to| to.by_client(&sender));
     let (others, mut notice) = oneshot::channel();
     let stored = store(&gateway, new, tell(to.clone(), others));
     let stored = stored.await;

@@ -9,6 +9,7 @@ use heartline_core::store::{
 };
 
 use super::invites_of::has_invites_of;
+use super::resume::kept;
 use super::*;
 
 /// One that may join conversations, in these namespaces on one connection.
@@ -92,6 +93,50 @@ fn an_open_room_is_one_of_its_namespace() {
     ann.says(r#"42/chat,1["chat:send",{"room":"lobby","content":"hello"}]"#);
     world.settle();
     assert_eq!(told(&mut ben, "hello"), [r#"42/chat,["message:new""#]);
+}
+
+#[test]
+fn an_open_room_is_no_other_users_room_and_no_socket_of_the_same_name() {
+    for config in [config(), kept()] {
+        let mut world = World::new(config);
+        let mut ann = world.socketio("user=7/driver");
+        let mut tablet = world.live("user=7/driver");
+        let mut rider = world.engineio();
+        let answer = world.ask(&mut rider, &connect("user=7/rider"));
+        let (_, rest) = answer[0].split_once(r#""sid":""#).unwrap();
+        let sid = rest.split('"').next().unwrap();
+        tablet.hears();
+        // Her own room is that of her user key.
+        let say = |room: &str| format!(r#"42["chat:send",{{"room":"{room}","content":"hello"}}]"#);
+        ann.says(&say("user:7"));
+        world.settle();
+        let mut heard = told(&mut ann, "hello");
+        heard.sort();
+        assert_eq!(heard, [r#"42["message:new""#, r#"42["message:sent""#]);
+        let heard = tablet.hears();
+        let frame = r#"{"type":"message:new","topic":"user:7""#;
+        assert!(
+            matches!(&heard[..], [one] if one.starts_with(frame)),
+            "{heard:?}"
+        );
+        assert_eq!(rider.hears(), [] as [&str; 0]);
+        ann.says(&say("user:8"));
+        world.settle();
+        assert!(ann.hears()[0].contains("FORBIDDEN"));
+        // A room may be called so: who is in it hears it, and not whom the name is of.
+        let join = format!(r#"{{"type":"subscribe","topic":"{sid}"}}"#);
+        world.ask(&mut tablet, &join);
+        ann.says(&say(sid));
+        world.settle();
+        assert_eq!(told(&mut ann, "hello"), [r#"42["message:sent""#]);
+        let heard = tablet.hears();
+        let frame = format!(r#"{{"type":"message:new","topic":"{sid}""#);
+        assert!(
+            matches!(&heard[..], [one] if one.starts_with(&frame) && one.contains(r#""offset":1"#)),
+            "{heard:?}"
+        );
+        assert_eq!(rider.hears(), [] as [&str; 0]);
+    }
 }
 
 #[test]
