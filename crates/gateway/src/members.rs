@@ -17,11 +17,11 @@ use heartline_engine::clock::Clock;
 use heartline_wire::codes::Code;
 use heartline_wire::time::Micros;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 use crate::event::{EventError, to_json};
 use crate::fanout::{Fanout, ToRoom};
-use crate::op::Op;
+use crate::op::{Guest, Op};
 
 /// How long what was read is believed: longest after another node's change that this one was
 /// not told of.
@@ -77,6 +77,8 @@ pub(crate) struct Members {
     fanout: Arc<Fanout>,
     clock: Clock,
     known: Mutex<HashMap<Conversation, Arc<Known>>>,
+    /// Changes of other nodes may have been lost since who is here was looked at.
+    lost: Notify,
 }
 
 /// A store that cannot say who belongs to a conversation.
@@ -99,6 +101,7 @@ impl Members {
             fanout,
             clock,
             known: Mutex::default(),
+            lost: Notify::new(),
         }
     }
 
@@ -162,6 +165,37 @@ impl Members {
     /// Nothing is known any more of what other nodes have changed.
     pub(crate) fn forget_all(&self) {
         self.lock().clear();
+    }
+
+    /// Changes of other nodes may have been lost: nothing is known any more, and whoever is in a
+    /// conversation's room here is looked at, once for all losses until that begins.
+    pub(crate) fn changes_lost(&self) {
+        self.forget_all();
+        self.lost.notify_one();
+    }
+
+    /// Waits until changes of other nodes may have been lost.
+    pub(crate) async fn loss(&self) {
+        self.lost.notified().await;
+    }
+
+    /// Of those who are in rooms of conversations as members, whoever is none leaves. The store is
+    /// asked about one conversation at a time.
+    ///
+    /// # Errors
+    /// It does not say who belongs to one: the rest were not looked at.
+    pub(crate) async fn look_at(&self, guests: &[Guest]) -> Result<(), StoreError> {
+        for (room, user) in guests {
+            let Some(id) = rooms::conversation_of(room) else {
+                continue;
+            };
+            let list = self.list(user.tenant_id.as_ref(), id).await?;
+            // Whom an app has put there against their token is a member too, and stays.
+            if !list.contains_key(user) {
+                self.expel(id, user);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a room that a token grants so far is open, if that can be said at once.
@@ -266,20 +300,39 @@ impl Members {
     pub(crate) async fn joined(self: &Arc<Self>, id: &str, user: &Arc<UserKey>) {
         match self.list(user.tenant_id.as_ref(), id).await {
             Ok(list) if list.contains_key(user) => {}
-            _ => self.takes_part(id, user).await,
+            _ => self.takes_part(id, user, None).await,
         }
     }
 
-    /// The same where it is to be kept with what is stored next: the store is asked at once.
-    pub(crate) fn takes_part(self: &Arc<Self>, id: &str, user: &Arc<UserKey>) -> BoxFuture<()> {
+    /// The same where it is to be kept with what is stored next: the store is asked at once. That
+    /// has been read by who has `written` it, whose offset is said there: where nodes share a store,
+    /// it may not have found them a member yet.
+    pub(crate) fn takes_part(
+        self: &Arc<Self>,
+        id: &str,
+        user: &Arc<UserKey>,
+        written: Option<oneshot::Receiver<u64>>,
+    ) -> BoxFuture<()> {
         let remembered = self.remembered(user.tenant_id.as_ref(), id);
         if remembered.is_some_and(|list| list.contains_key(user)) {
             return Box::pin(std::future::ready(()));
         }
+        let added = self.add(id, user, Membership::Joined);
+        let written = written.filter(|_| self.store.is_shared());
+        let (members, id, user) = (self.clone(), id.to_owned(), user.clone());
         // It is kept however long that takes.
-        let added = tokio::spawn(self.add(id, user, Membership::Joined));
+        let kept = tokio::spawn(async move {
+            let is_in = added.await? != Added::Full;
+            if let Some(written) = written.filter(|_| is_in)
+                && let Ok(offset) = written.await
+            {
+                let now = members.clock.unix_millis(members.clock.now());
+                members.store.mark_read(&id, &user, offset, now).await?;
+            }
+            Ok::<(), StoreError>(())
+        });
         Box::pin(async move {
-            if let Ok(Ok(Err(error))) = tokio::time::timeout(PATIENCE, added).await {
+            if let Ok(Ok(Err(error))) = tokio::time::timeout(PATIENCE, kept).await {
                 tracing::warn!(%error, "a conversation's member could not be stored");
             }
         })
@@ -348,7 +401,7 @@ impl Members {
         let Ok(change) = serde_json::from_str::<Change>(&message.args) else {
             // Whoever's membership it was about.
             self.fanout.unread.notes.fetch_add(1, Ordering::Relaxed);
-            return self.forget_all();
+            return self.changes_lost();
         };
         let user = UserKey {
             tenant_id: change.tenant_id.map(Into::into),

@@ -458,18 +458,25 @@ impl Socket {
     /// is kept, or takes too long.
     pub fn take_part(&self, conversation_id: &str) -> BoxFuture<()> {
         match &self.identity.user {
-            Some(user) => self.shared.members.takes_part(conversation_id, user),
+            Some(user) => self.shared.members.takes_part(conversation_id, user, None),
             None => Box::pin(std::future::ready(())),
         }
     }
 
     /// The same for who writes in a conversation, if its room is open to their token. Where it is
     /// open to members, the writer is one already, or their token opens the writing alone: that
-    /// makes nobody a member.
-    pub(crate) fn writes_in(&self, conversation_id: &str) -> BoxFuture<()> {
+    /// makes nobody a member. What they have `written` they have read, whose offset is said there.
+    pub(crate) fn writes_in(
+        &self,
+        conversation_id: &str,
+        written: oneshot::Receiver<u64>,
+    ) -> BoxFuture<()> {
+        let members = &self.shared.members;
         let room = rooms::of_conversation(conversation_id);
-        match self.shared.members.grant(&room, &self.identity) {
-            Ok(Grant::Given) => self.take_part(conversation_id),
+        match (members.grant(&room, &self.identity), &self.identity.user) {
+            (Ok(Grant::Given), Some(user)) => {
+                members.takes_part(conversation_id, user, Some(written))
+            }
             _ => Box::pin(std::future::ready(())),
         }
     }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::UserKey;
 use heartline_core::backplane::MAX_ADDED;
 use heartline_core::message::check;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{self, RoomError};
+use heartline_core::rooms::{self, PRIVATE, RoomError};
 use heartline_core::store::StoredMessage;
 use serde::Serialize;
 
 use crate::event::{Args, EventError, said, to_json};
-use crate::fanout::{ToRoom, ToRooms};
+use crate::fanout::{ToRoom, ToRooms, ToUser};
 use crate::in_doubt::{InTurn, Place};
 use crate::in_order;
 use crate::notices::Due;
@@ -33,6 +34,8 @@ pub struct To {
     rooms: Vec<String>,
     except: Vec<String>,
     skip: Option<SocketAddress>,
+    /// A client of this user says it: a room is no socket's id, and `user:ID` that of the user key.
+    client: Option<Arc<UserKey>>,
 }
 
 /// A conversation's members who are not in its room are to hear of a message that was stored, as
@@ -81,7 +84,14 @@ impl To {
             rooms: Vec::new(),
             except: Vec::new(),
             skip,
+            client: None,
         }
+    }
+
+    /// What is said there is what a client of this user wants to say in a room.
+    pub(crate) fn by_client(mut self, user: &Arc<UserKey>) -> To {
+        self.client = Some(user.clone());
+        self
     }
 
     /// And whoever is in this room.
@@ -221,9 +231,22 @@ impl To {
         let message = said(event, args)?;
         check(&message.args, &message.attachments, max)?;
         let fanout = &self.shared.fanout;
-        match (&*self.rooms, &*self.except) {
+        match (&*self.rooms, &*self.except, &self.client) {
+            ([room], [], Some(user)) if room.starts_with(PRIVATE) => {
+                let to = ToUser {
+                    namespace,
+                    tenant: user.tenant_id.as_deref(),
+                    user: &user.user_id,
+                    only: Some(user),
+                    topic: Some(room),
+                    instead_of: None,
+                    key: None,
+                    skip: self.skip,
+                };
+                drop(fanout.send_to_user(&to, message));
+            }
             // A room's own way: numbered, with its name for live subscribers.
-            ([room], []) if SocketAddress::parse(room).is_none() => {
+            ([room], [], client) if client.is_some() || SocketAddress::parse(room).is_none() => {
                 let to = ToRoom {
                     namespace,
                     tenant: self.tenant.as_deref(),
@@ -233,7 +256,7 @@ impl To {
                 };
                 drop(fanout.publish_to_room(&to, message));
             }
-            (rooms, except) => {
+            (rooms, except, _) => {
                 let to = ToRooms {
                     namespace,
                     tenant: self.tenant.as_ref(),

@@ -293,6 +293,7 @@ fn postgres_lets_in_whoever_comes_at_once_as_often_as_may_be() {
     let store = Postgres(&server, &runtime).open();
     runtime.block_on(whoever_comes_at_once_is_a_member_once(store.clone()));
     runtime.block_on(no_more_come_by_an_invite_than_may(store.clone()));
+    runtime.block_on(an_invite_raises_whom_it_has_let_in_before(store.clone()));
     runtime.block_on(ended_invites_go_and_those_without_an_end_stay(
         store.clone(),
         STEP,
@@ -353,6 +354,42 @@ async fn sqlite_makes_whoever_comes_at_once_a_member_once() {
     whoever_comes_at_once_is_a_member_once(database.open()).await;
 }
 
+async fn an_invite_raises_whom_it_has_let_in_before(store: Arc<dyn Store>) {
+    let ann = user(0, None);
+    let new = NewInvite {
+        conversation_id: "raised".into(),
+        max_uses: Some(1),
+        ..NewInvite::default()
+    };
+    assert_eq!(store.create_invite("raises", new).await, Ok(true));
+    let uses = async || {
+        let used = store.use_invite("raises", &ann, 2).await.unwrap();
+        used.map(|used| used.added)
+    };
+    assert_eq!(uses().await, Ok(Added::New));
+    assert_eq!(uses().await, Ok(Added::Known));
+    assert_eq!(store.remove_member("raised", &ann).await, Ok(true));
+    let by_token = store.add_member("raised", &ann, Membership::Joined, 3);
+    assert_eq!(by_token.await, Ok(Added::New));
+    assert_eq!(uses().await, Ok(Added::Raised));
+    let members = store.members(None, "raised").await.unwrap();
+    assert_eq!(members[0].membership, Membership::Invited);
+    let invite = store.invite("raises").await.unwrap().unwrap();
+    assert_eq!(invite.uses, 1);
+    // When it is over, whoever is in stays what they are.
+    store.revoke_invite("raises", 4).await.unwrap();
+    assert_eq!(uses().await, Ok(Added::Known));
+    assert_eq!(store.remove_member("raised", &ann).await, Ok(true));
+    assert_eq!(uses().await, Err(Unusable::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_and_the_model_raise_whom_an_invite_has_let_in_before() {
+    let database = Sqlite::new();
+    an_invite_raises_whom_it_has_let_in_before(database.open()).await;
+    an_invite_raises_whom_it_has_let_in_before(Arc::new(MemoryStore::default())).await;
+}
+
 async fn markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(
     store: Arc<dyn Store>,
 ) {
@@ -379,6 +416,19 @@ async fn markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(
     assert_eq!(named(&members), [("0", all), ("1", all)]);
     let stranger = store.mark_read("c", &user(4, None), 1, 4).await;
     assert_eq!(stranger, Ok(None));
+    // Whoever moves it, nobody is told of a place before the one that they have asked for.
+    for round in 0..20 {
+        let reader = user(10 + 2 * round, None);
+        let added = store.add_member("c", &reader, Membership::Joined, 5).await;
+        assert_eq!(added, Ok(Added::New));
+        let marked = at_once(MANY, |number| {
+            store.mark_read("c", &reader, number as u64 + 1, 6)
+        });
+        for (before, marked) in (0..).zip(marked.await) {
+            let offset = marked.unwrap().unwrap().offset;
+            assert!(offset > before, "{offset} where {} was asked", before + 1);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

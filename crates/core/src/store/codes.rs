@@ -97,16 +97,20 @@ impl Codes {
         }
         let conversation_id = known.invite.conversation_id.clone();
         let is_used = known.used.contains(user);
-        if is_used && people.is_member(&conversation_id, user) {
+        let usable = match is_used {
+            true => known.invite.holds(now),
+            false => known.invite.admits(now),
+        };
+        if let Err(why) = usable {
+            // Who has come by it once stays what they are when it is over.
             let added = Added::Known;
-            return Ok(Used {
-                conversation_id,
-                added,
-            });
-        }
-        match is_used {
-            true => known.invite.holds(now)?,
-            false => known.invite.admits(now)?,
+            return match is_used && people.is_member(&conversation_id, user) {
+                true => Ok(Used {
+                    conversation_id,
+                    added,
+                }),
+                false => Err(why),
+            };
         }
         let added = people.add(&conversation_id, user, Membership::Invited, now);
         if added == Added::Full {

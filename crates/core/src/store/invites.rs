@@ -173,9 +173,9 @@ pub trait Invites: Send + Sync + 'static {
     fn revoke_invite(&self, code: &str, now: u64) -> BoxFuture<Result<Option<Invite>, StoreError>>;
 
     /// Makes a user who comes by an invite a member that was invited, as one step: of many who
-    /// come at once no more get in than may. Who has come by it before and is a member comes
-    /// again, whatever has become of the invite; whose membership has ended, as long as it holds.
-    /// Neither counts as a use.
+    /// come at once no more get in than may. Who has come by it before does so again as long as it
+    /// holds, also if that membership has ended; whoever is a member then, whatever has become of
+    /// the invite, as the member that they are. Neither counts as a use.
     fn use_invite(
         &self,
         code: &str,

@@ -275,30 +275,25 @@ async fn send(
         created_at: gateway.unix_millis(),
     };
     // Before the message is: whoever may join and writes is a member, and has read what is written.
+    let (wrote, written) = oneshot::channel();
     let member = match &channel {
-        Channel::Conversation(conversation) => Some(socket.writes_in(conversation)),
+        Channel::Conversation(conversation) => Some(socket.writes_in(conversation, written)),
         Channel::Room(_) => None,
     };
     let tenant = sender.tenant_id.as_deref();
     let to = gateway.to(socket.namespace(), tenant, &room);
+    let to = to.map(|to| to.by_client(&sender));
     let (others, mut notice) = oneshot::channel();
     let stored = store(&gateway, new, tell(to.clone(), others));
     let stored = stored.await;
-    // It is there, or nobody knows: the same comes again to find out.
-    let may_be_there = |error: &EventError| error.code == Code::SendFailed.as_str();
-    if let Some(temp_id) = &temp_id
-        && stored.as_ref().err().is_none_or(may_be_there)
-    {
-        let was_there = socket.notes_sent(&sender, &channel, temp_id, stored.is_ok());
-        if was_there && stored.as_ref().is_ok_and(|stored| !stored.duplicate) {
-            // The store has forgotten the first: this is one more, and said once more. It is
-            // there; what comes next may be refused for it.
-            let _ = socket.take_message();
-        }
+    if let Some(temp_id) = &temp_id {
+        note_sent(&socket, &sender, (&channel, temp_id), &stored);
     }
     let stored = stored.map_err(|error| refuse(&temp_id, error))?;
     let message = stored.message;
     if let Some(member) = member {
+        // An error: they are a member already, or the store finds them one by itself.
+        let _ = wrote.send(message.offset);
         member.await;
     }
     if let (true, Some(to)) = (stored.duplicate, to) {
@@ -321,6 +316,25 @@ async fn send(
         temp_id,
         message,
     }))
+}
+
+/// Remembers a message that is in the store, or may be: the same comes again to find out.
+fn note_sent(
+    socket: &Socket,
+    sender: &UserKey,
+    (channel, temp_id): (&Channel, &str),
+    stored: &Result<Stored, EventError>,
+) {
+    let is_refused = |error: &EventError| error.code != Code::SendFailed.as_str();
+    if stored.as_ref().is_err_and(is_refused) {
+        return;
+    }
+    let was_there = socket.notes_sent(sender, channel, temp_id, stored.is_ok());
+    if was_there && stored.as_ref().is_ok_and(|stored| !stored.duplicate) {
+        // The store has forgotten the first: this is one more, and said once more. It is there;
+        // what comes next may be refused for it.
+        let _ = socket.take_message();
+    }
 }
 
 /// Tells a room of its new message, in the order in which the store has them; whoever waits for the

@@ -417,9 +417,11 @@ impl Hub {
         else {
             return;
         };
-        let before = std::mem::replace(&mut socket.identity, identity);
+        let before = std::mem::replace(&mut socket.identity, identity.clone());
         socket.expires = expires;
         let in_doubt = self.leave_what_was_taken(engine, slot, to.namespace(), &before);
+        self.note_granted(engine, slot, to.namespace(), &before);
+        self.note_memberships(engine, &identity);
         self.rearm(engine, slot);
         let _ = reply.send(in_doubt);
     }

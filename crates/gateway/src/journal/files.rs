@@ -13,8 +13,11 @@ use super::record::{self, Head, Record};
 pub(super) const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The form of the records, before the start of the machine: a build that does not know it begins
-/// anew. The form before says nothing of who was online, and has no number.
-const FORM: &str = "2 ";
+/// anew.
+const FORM: &str = "3 ";
+/// The forms before, which are read. The second says nothing of tokens that were renewed; the first
+/// nothing of who was online either, and has no number.
+const FORMS_BEFORE: [&str; 2] = ["2 ", ""];
 
 /// The file before this one.
 fn older(path: &Path) -> PathBuf {
@@ -106,8 +109,12 @@ pub(super) fn read(path: &Path, expected: &Head, size: &Size) -> Option<(Head, S
         let Some(Record::Head(head)) = record::take(&mut rest) else {
             return None;
         };
-        let before = expected.boot.strip_prefix(FORM);
-        let is_of_this_start = head.boot == expected.boot || before == Some(&*head.boot);
+        let boot = expected.boot.strip_prefix(FORM);
+        let is_before = |boot| {
+            let mut forms = FORMS_BEFORE.iter();
+            forms.any(|form| head.boot.strip_prefix(*form) == Some(boot))
+        };
+        let is_of_this_start = head.boot == expected.boot || boot.is_some_and(is_before);
         let fits =
             is_of_this_start && !head.boot.is_empty() && head.namespaces == expected.namespaces;
         let begin = bytes.len() - rest.len();

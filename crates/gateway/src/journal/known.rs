@@ -66,7 +66,7 @@ impl KnownUser {
 pub(crate) struct Known {
     pub(crate) name: SocketAddress,
     pub(crate) user: Option<Arc<UserKey>>,
-    /// The patterns of rooms that its token grants.
+    /// The patterns of rooms that its last token grants.
     grants: Option<Vec<String>>,
     /// Its rooms, each with the place since which it is there.
     pub(crate) rooms: HashMap<RoomKey, u64>,
@@ -80,15 +80,20 @@ pub(crate) struct Known {
     pub(crate) remembered: Texts,
 }
 
+/// The patterns of rooms that a token grants, as they are written down.
+pub(super) fn grants_of(identity: &Identity) -> Option<Vec<String>> {
+    let patterns = identity.rooms.as_ref();
+    patterns.map(|all| all.iter().map(RoomPattern::text).collect())
+}
+
 impl Known {
     /// What is known of a socket that was lost at this Unix time in milliseconds.
     pub(crate) fn of(session: &Session<Option<SocketData>>, lost_at: u64) -> Known {
-        let patterns = session.identity.rooms.as_ref();
         let rooms = session.rooms.iter();
         Known {
             name: session.name,
             user: session.identity.user.clone(),
-            grants: patterns.map(|all| all.iter().map(RoomPattern::text).collect()),
+            grants: grants_of(&session.identity),
             rooms: rooms
                 .map(|(room, since)| (room.key.clone(), *since))
                 .collect(),
@@ -258,6 +263,11 @@ impl State {
                 };
                 self.sockets.insert(*name, known);
                 self.is_here(user.as_ref());
+            }
+            Record::Granted { name, rooms } => {
+                if let Some(known) = self.sockets.get_mut(name) {
+                    known.grants.clone_from(rooms);
+                }
             }
             Record::Remembered { name, key, text } => {
                 if let Some(known) = self.sockets.get_mut(name) {

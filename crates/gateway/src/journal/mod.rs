@@ -20,7 +20,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use heartline_core::auth::{Identity, RoomPattern};
+use heartline_core::auth::Identity;
 use heartline_core::line::ring::Kept;
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::presence::{Edge, SocketAddress};
@@ -30,7 +30,7 @@ pub(crate) use found::{Found, Place};
 pub(crate) use known::{Known, KnownRoom, KnownUser, Size};
 
 use found::event_record;
-use known::State;
+use known::{State, grants_of};
 use record::{Head, Record, RoomRecord, Where};
 
 /// The newer file, and what has been written of it.
@@ -245,12 +245,18 @@ impl Journal {
 
     /// A socket has begun.
     pub(crate) fn opened(&self, name: SocketAddress, identity: &Identity) {
-        let patterns = identity.rooms.as_ref();
         self.note(&[Record::Opened {
             name,
             user: identity.user.clone(),
-            rooms: patterns.map(|all| all.iter().map(RoomPattern::text).collect()),
+            rooms: grants_of(identity),
         }]);
+    }
+
+    /// Its token was renewed, and it has left what was taken from it: until then the one before says
+    /// what it was granted, and not that the app has put it there.
+    pub(crate) fn granted(&self, name: SocketAddress, identity: &Identity) {
+        let rooms = grants_of(identity);
+        self.note(&[Record::Granted { name, rooms }]);
     }
 
     /// It has come into a room.
@@ -291,12 +297,13 @@ impl Journal {
     }
 
     /// It has come back, and is in the rooms in which it was, but for those that are `gone`. Up to
-    /// `end` it was sent events where it was before.
+    /// `end` it was sent events where it was before. `granted`: by a token that grants other rooms.
     pub(crate) fn back<'a>(
         &self,
         name: SocketAddress,
         (address, end): (SocketAddress, u64),
         gone: impl Iterator<Item = &'a RoomKey>,
+        granted: Option<&Identity>,
     ) {
         // Whatever part of this is written, the next process takes no room away from who was not
         // told yet that they are back.
@@ -305,8 +312,13 @@ impl Journal {
             room: room.clone(),
             place: 0,
         });
-        let back = Record::Back { name, address, end };
-        self.note(&std::iter::once(back).chain(gone).collect::<Vec<_>>());
+        // Behind these, as in `granted`.
+        let granted = granted.map(|identity| Record::Granted {
+            name,
+            rooms: grants_of(identity),
+        });
+        let back = std::iter::once(Record::Back { name, address, end });
+        self.note(&back.chain(gone).chain(granted).collect::<Vec<_>>());
     }
 
     /// These users are online, of which nobody has heard yet.
@@ -451,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_of_the_form_before_is_read_and_what_is_written_says_another() {
+    fn a_journal_of_a_form_before_is_read_and_what_is_written_says_another() {
         let folder = folder("journal-form");
         let path = folder.join("journal");
         let (journal, _) = open(&path);
@@ -466,9 +478,10 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         let mut rest = &bytes[..];
         let head = head_of(&mut rest);
-        let written_now = format!("2 {boot}");
+        let written_now = format!("3 {boot}");
         assert_eq!(head.boot, written_now);
-        for (boot, is_read) in [(boot.clone(), true), (format!("3 {boot}"), false)] {
+        let forms = [("", true), ("2 ", true), ("1 ", false), ("4 ", false)];
+        for (boot, is_read) in forms.map(|(form, is_read)| (format!("{form}{boot}"), is_read)) {
             let mut before = Vec::new();
             let other = Head {
                 boot,

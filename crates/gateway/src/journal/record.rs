@@ -49,6 +49,11 @@ pub(super) enum Record {
         /// The patterns of rooms that its token grants; `None`: it does not say.
         rooms: Option<Vec<String>>,
     },
+    /// Its token was renewed, or it has come back with another, which grants these.
+    Granted {
+        name: SocketAddress,
+        rooms: Option<Vec<String>>,
+    },
     Joined {
         name: SocketAddress,
         room: RoomRecord,
@@ -205,6 +210,13 @@ impl Writer<'_> {
         texts.for_each(|text| self.bytes(text.as_bytes()));
     }
 
+    fn patterns(&mut self, rooms: Option<&Vec<String>>) {
+        self.byte(rooms.is_some().into());
+        if let Some(rooms) = rooms {
+            self.list(rooms.iter());
+        }
+    }
+
     fn socket(&mut self, socket: &SocketAddress) {
         self.0.extend_from_slice(&socket.0.to_bytes());
     }
@@ -351,10 +363,11 @@ impl Writer<'_> {
             Record::Opened { name, user, rooms } => {
                 self.of(3, name);
                 self.user(user.as_deref());
-                self.byte(rooms.is_some().into());
-                if let Some(rooms) = rooms {
-                    self.list(rooms.iter());
-                }
+                self.patterns(rooms.as_ref());
+            }
+            Record::Granted { name, rooms } => {
+                self.of(17, name);
+                self.patterns(rooms.as_ref());
             }
             Record::Joined { name, room, since } => {
                 self.of(4, name);
@@ -456,6 +469,13 @@ impl<'a> Reader<'a> {
     fn list(&mut self) -> Option<Vec<String>> {
         let count = self.number()?;
         (0..count).map(|_| Some(self.text()?.to_owned())).collect()
+    }
+
+    fn patterns(&mut self) -> Option<Option<Vec<String>>> {
+        match self.flag()? {
+            true => self.list().map(Some),
+            false => Some(None),
+        }
     }
 
     fn socket(&mut self) -> Option<SocketAddress> {
@@ -569,10 +589,11 @@ impl<'a> Reader<'a> {
             3 => Record::Opened {
                 name: self.socket()?,
                 user: self.user()?,
-                rooms: match self.flag()? {
-                    true => Some(self.list()?),
-                    false => None,
-                },
+                rooms: self.patterns()?,
+            },
+            17 => Record::Granted {
+                name: self.socket()?,
+                rooms: self.patterns()?,
             },
             4 => Record::Joined {
                 name: self.socket()?,
@@ -740,6 +761,14 @@ mod tests {
                 name: socket(1),
                 user: Some(user.clone()),
                 rooms: Some(vec!["a*".into()]),
+            },
+            Record::Granted {
+                name: socket(1),
+                rooms: Some(vec!["a*".into(), "b".into()]),
+            },
+            Record::Granted {
+                name: socket(1),
+                rooms: None,
             },
             Record::Joined {
                 name: socket(1),

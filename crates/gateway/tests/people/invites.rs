@@ -60,9 +60,18 @@ async fn who_comes_by_an_invite_is_in_whatever_the_token_says_and_uses_one_place
         gateway.store().invite(&code).await.unwrap().unwrap().uses,
         2
     );
+    // Who comes back by a token is no invited member, and is one again by the invite.
+    put_out().await;
+    assert!(is_open(&address, "ann/conversation:1").await);
+    assert!(!is_open(&address, "ann/lobby").await);
+    let answer = ask(&mut ann, "invite:join", &paste).await;
+    assert!(answer.contains(r#""ok":true"#), "{answer}");
+    assert!(is_open(&address, "ann/lobby").await);
     gateway.store().revoke_invite(&code, 1).await.unwrap();
     let answer = ask(&mut ann, "invite:join", &paste).await;
     assert!(answer.contains(r#""ok":true"#), "{answer}");
+    let used = gateway.store().invite(&code).await.unwrap().unwrap();
+    assert_eq!(used.uses, 2);
     put_out().await;
     let answer = ask(&mut ann, "invite:join", &paste).await;
     assert!(answer.contains("INVITE_REVOKED"), "{answer}");

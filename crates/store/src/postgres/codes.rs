@@ -131,18 +131,18 @@ async fn take_locked(
     let sql = "SELECT FROM heartline.invite_use WHERE code = $1 AND person = $2";
     let is_used = !session.query(sql, &[&code, &person]).await?.is_empty();
     let id = invite.conversation_id.clone();
-    if is_used && people::is_member(session, &id, user).await? {
-        return Ok(Ok(Used {
-            conversation_id: id,
-            added: Added::Known,
-        }));
-    }
     let usable = match is_used {
         true => invite.holds(now),
         false => invite.admits(now),
     };
     if let Err(why) = usable {
-        return Ok(Err(why));
+        // Who has come by it once stays what they are when it is over.
+        let is_in = is_used && people::is_member(session, &id, user).await?;
+        let known = Used {
+            conversation_id: id,
+            added: Added::Known,
+        };
+        return Ok(if is_in { Ok(known) } else { Err(why) });
     }
     let added = people::add(session, &id, user, Membership::Invited, now).await?;
     if added == Added::Full {

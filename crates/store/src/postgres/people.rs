@@ -188,7 +188,8 @@ pub(super) async fn members(
     Ok(members)
 }
 
-/// Moves a member's marker forward.
+/// Moves a member's marker forward. One that another statement moves meanwhile is where this one
+/// does not see it: it is looked at again.
 pub(super) async fn mark_read(
     session: &Session,
     id: &str,
@@ -206,24 +207,27 @@ pub(super) async fn mark_read(
                 AND m.read_offset < least($5::bigint, talk.head)
             RETURNING m.read_offset
         )
-        SELECT (SELECT read_offset FROM moved), m.read_offset FROM heartline.member m
+        SELECT (SELECT read_offset FROM moved), m.read_offset, talk.head FROM heartline.member m
         JOIN talk ON m.conversation = talk.id JOIN who ON m.person = who.id"
     );
     let (tenant, kind) = (user.tenant_id.as_deref(), user.user_type.as_deref());
     let offset = i64::try_from(offset).unwrap_or(i64::MAX);
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
         [&id, &tenant, &&*user.user_id, &kind, &offset, &(now as i64)];
-    let rows = session.query(sql, &values).await?;
-    Ok(rows.first().map(|row| match row.get::<_, Option<i64>>(0) {
-        Some(offset) => Marked {
-            offset: offset as u64,
-            moved: true,
-        },
-        None => Marked {
-            offset: number(row, 1),
-            moved: false,
-        },
-    }))
+    loop {
+        let rows = session.query(sql, &values).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let (moved, stood) = (row.get::<_, Option<i64>>(0), row.get::<_, i64>(1));
+        let wanted = offset.min(row.get::<_, i64>(2));
+        if moved.is_some() || stood >= wanted {
+            return Ok(Some(Marked {
+                offset: moved.unwrap_or(stood) as u64,
+                moved: moved.is_some(),
+            }));
+        }
+    }
 }
 
 /// The newest of a user's conversations, without what was said in them; then that of those.

@@ -112,18 +112,18 @@ pub(super) fn take(
         transaction.prepare_cached("SELECT 1 FROM invite_use WHERE code = ?1 AND person = ?2")?;
     let is_used = find.exists(params![code, person])?;
     let id = invite.conversation_id.clone();
-    if is_used && people::is_member(transaction, &id, user)? {
-        return Ok(Ok(Used {
-            conversation_id: id,
-            added: Added::Known,
-        }));
-    }
     let usable = match is_used {
         true => invite.holds(now),
         false => invite.admits(now),
     };
     if let Err(why) = usable {
-        return Ok(Err(why));
+        // Who has come by it once stays what they are when it is over.
+        let is_in = is_used && people::is_member(transaction, &id, user)?;
+        let known = Used {
+            conversation_id: id,
+            added: Added::Known,
+        };
+        return Ok(if is_in { Ok(known) } else { Err(why) });
     }
     let added = people::add(tables, transaction, (&id, user), Membership::Invited, now)?;
     if added == Added::Full {

@@ -259,7 +259,8 @@ impl Hub {
                 socket.set_left(session.left);
             }
         }
-        self.note_back(engine, slot, namespace, &session.rooms);
+        let before = (&*session.identity, &*session.rooms);
+        self.note_back(engine, slot, namespace, before);
     }
 
     /// The rooms of some memberships by their names.

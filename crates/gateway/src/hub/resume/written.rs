@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::Identity;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, Joined, Room};
@@ -29,6 +30,24 @@ impl Hub {
             && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
         {
             journal.opened(name, &socket.identity);
+        }
+        self.remember(engine, slot, namespace);
+    }
+
+    /// Writes down what its token grants, which was renewed, where the one `before` granted something
+    /// else. What was taken from it is left.
+    pub(in crate::hub) fn note_granted(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        before: &Identity,
+    ) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+            && socket.identity.rooms != before.rooms
+        {
+            journal.granted(name, &socket.identity);
         }
         self.remember(engine, slot, namespace);
     }
@@ -66,13 +85,14 @@ impl Hub {
         self.remember(engine, slot, namespace);
     }
 
-    /// Writes down that it has come back, and to which of the rooms in which it was.
+    /// Writes down that it has come back, to which of the rooms in which it was, and with what its
+    /// token grants, where the one before granted something else.
     pub(super) fn note_back(
         &self,
         engine: &Engine,
         slot: Slot,
         namespace: NamespaceId,
-        before: &[(Arc<Room>, u64)],
+        before: (&Identity, &[(Arc<Room>, u64)]),
     ) {
         if let Some((journal, name)) = self.written(engine, slot, namespace)
             && let Some(address) = self.address(engine, slot, namespace)
@@ -80,9 +100,11 @@ impl Hub {
         {
             let earlier = socket.back().and_then(|back| back.places.last());
             let here = (address, earlier.map_or(0, |(_, end)| *end));
-            let rooms = before.iter().map(|(room, _)| &room.key);
+            let (granted, rooms) = before;
+            let rooms = rooms.iter().map(|(room, _)| &room.key);
             let gone = rooms.filter(|room| !self.is_in(socket, &room.name));
-            journal.back(name, here, gone);
+            let is_another = socket.identity.rooms != granted.rooms;
+            journal.back(name, here, gone, is_another.then_some(&*socket.identity));
         }
         self.remember(engine, slot, namespace);
     }

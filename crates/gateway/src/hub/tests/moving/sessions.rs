@@ -72,6 +72,35 @@ fn who_joined_a_room_before_a_failover_is_in_it_also_after_their_node_has_died()
 }
 
 #[test]
+fn a_room_that_a_renewed_token_grants_is_left_at_another_node_where_the_next_token_does_not() {
+    let handles = Handles::default();
+    let filled = handles.clone();
+    let mut cluster = Cluster::filled(&kept(), move |builder| filled.filled_by(builder));
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann rooms=a");
+    come(&mut cluster, &mut ann, 0);
+    // The app puts her there, and then her token grants it: nothing else of her changes behind that.
+    let socket = handles.first();
+    let put = cluster.worlds[0].begin(async move { socket.join("b").await });
+    cluster.settle();
+    assert!(put.is_finished());
+    ann.asks(
+        &mut cluster.worlds[0],
+        r#"42["auth:refresh",{"token":"user=ann rooms=a,b"}]"#,
+    );
+    cluster.settle();
+    cluster.meeting.lock().unwrap().cut(0);
+    let next = cluster.worlds[0].engineio();
+    let _dead = std::mem::replace(&mut ann.client, next);
+    ann.got();
+    come(&mut cluster, &mut ann, 1);
+    assert!(ann.recovered);
+    assert_eq!(
+        ann.got(),
+        [r#"["room:left",{"reason":"forbidden","room":"b"}]"#]
+    );
+}
+
+#[test]
 fn what_is_said_to_a_user_waits_for_who_was_lost_on_another_node() {
     let mut cluster = Cluster::new();
     let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");

@@ -327,3 +327,76 @@ fn the_newest_of_each_key_survives_kills_however_old_it_is() {
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+/// A client's token is another from now on, by `auth:refresh` or by coming back with it.
+fn has_another_token(world: &mut World, ann: &mut Tracking, token: &str, by_refresh: bool) {
+    if by_refresh {
+        ann.asks(
+            world,
+            &format!(r#"42["auth:refresh",{{"token":"{token}"}}]"#),
+        );
+    } else {
+        ann.is_cut(world);
+        ann.token = token.into();
+        ann.return_to(world);
+        assert!(ann.recovered);
+    }
+}
+
+#[test]
+fn a_room_that_a_later_token_granted_is_left_over_a_kill_where_the_next_does_not() {
+    for by_refresh in [true, false] {
+        let (config, folder) = journaled("killed-granted");
+        let mut world = World::new(config.clone());
+        let mut ann = Tracking::new(&mut world, "user=ann rooms=a");
+        ann.asks(&mut world, r#"42["join","a"]"#);
+        has_another_token(&mut world, &mut ann, "user=ann rooms=a,b", by_refresh);
+        ann.asks(&mut world, r#"42["join","b"]"#);
+        ann.got();
+        // What the next start has written down says it too.
+        for _ in 0..2 {
+            killed(world, &folder);
+            world = World::new(config.clone());
+        }
+        said(&world, "a", "one");
+        said(&world, "b", "two");
+        ann.token = "user=ann rooms=a".into();
+        ann.return_to(&mut world);
+        assert!(ann.recovered);
+        let left = r#"["room:left",{"reason":"forbidden","room":"b"}]"#;
+        assert_eq!(ann.got(), [r#"["news","one"]"#, left], "{by_refresh}");
+        said(&world, "b", "three");
+        world.settle();
+        ann.hear(9);
+        assert_eq!(ann.got(), [] as [&str; 0], "{by_refresh}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+#[test]
+fn what_a_later_token_lets_a_member_hear_is_not_missing_after_a_kill() {
+    for by_refresh in [true, false] {
+        let (config, folder) = journaled("killed-open");
+        let mut world = World::new(config.clone());
+        // By the token of another device she is a member, and by her own hears nothing of it.
+        let _device = world.socketio("user=ann rooms=conversation:9");
+        let mut ann = Tracking::new(&mut world, "user=ann rooms=lobby");
+        has_another_token(&mut world, &mut ann, "user=ann", by_refresh);
+        ann.is_cut(&mut world);
+        ann.got();
+        let mut joe = world.socketio("user=joe rooms=conversation:*");
+        let say = r#"42["message:send",{"conversationId":"9","content":"hello"}]"#;
+        world.ask(&mut joe, say);
+        killed(world, &folder);
+        let mut world = World::new(config);
+        ann.token = "user=ann".into();
+        ann.return_to(&mut world);
+        assert!(ann.recovered);
+        let got = ann.got();
+        assert!(
+            matches!(&got[..], [one] if one.starts_with(r#"["message:notification""#)),
+            "{by_refresh}: {got:?}"
+        );
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
