@@ -8,6 +8,7 @@
 import { encode } from "./encode.js";
 import { unique, type SendOptions } from "./queue.js";
 import type { Small } from "./small.js";
+import { guarded } from "./told.js";
 import { HeartlineError, type Reply } from "./types.js";
 
 type AnyClient = Pick<
@@ -30,7 +31,8 @@ export interface Stored {
 }
 
 /**
- * Where messages are kept. Each may reject: then a message is sent all the same, and `unkept` told.
+ * Where messages are kept. Each may reject, or throw: then a message is sent all the same, and
+ * `unkept` told.
  */
 export interface OutboxStore {
   /**
@@ -97,7 +99,8 @@ export function openOutbox(
   let isClosed = false;
   /** Wait for a client that is connected again, or has room. */
   let parked: Entry[] = [];
-  const unkept = (message?: Stored) => (error: unknown) => options.unkept?.(error, message);
+  const unkept = (message?: Stored) => (error: unknown) =>
+    guarded(() => options.unkept?.(error, message));
 
   let places = 0;
 
@@ -106,9 +109,11 @@ export function openOutbox(
     entry.place ??= places++;
     // Nobody overtakes those that wait for room.
     if (parked.length) return void parked.push(entry);
+    // Whatever the application or its store throws about it, it is done.
     const done = (settle: () => void) => {
-      store.remove(message.tempId, message.key).catch(unkept(message));
-      settle();
+      guarded(settle);
+      const forget = async () => store.remove(message.tempId, message.key);
+      forget().catch(unkept(message));
     };
     // Whoever finds no room in an empty queue never will.
     const isAlone = client.pending.count === 0;
@@ -139,8 +144,8 @@ export function openOutbox(
     }),
   ];
 
-  const ready = store
-    .load((messages) => {
+  const load = async () =>
+    store.load((messages) => {
       for (const message of messages) {
         if (isClosed) return;
         give({
@@ -150,8 +155,8 @@ export function openOutbox(
           reject: (error) => options.failed?.(message, error),
         });
       }
-    })
-    .catch(unkept());
+    });
+  const ready = load().catch(unkept());
 
   /** One after another: what is given first is kept first, and sent first. */
   let last: Promise<unknown> = ready;

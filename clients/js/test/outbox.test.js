@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { memory, openOutbox, warnBeforeUnload } from "../dist/outbox.js";
-import { HELLO, connected, outcome, settled, start } from "./fake.js";
+import { HELLO, connected, outcome, settled, start, thrown } from "./fake.js";
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const contents = (link) => link.find("message:send").map(({ data }) => data.content);
@@ -153,6 +153,67 @@ describe("an outbox", () => {
     assert.equal(await outcome(sent), "done");
     await turn();
     assert.deepEqual(unkept, [undefined, "one", "one"]);
+    all.client.disconnect();
+  });
+
+  it("loses no message to a store that throws, nor to an app that throws when it is told", async () => {
+    const all = connected();
+    const broken = () => {
+      throw new Error("the disk is gone");
+    };
+    const told = [];
+    const errors = await thrown(async () => {
+      const outbox = openOutbox(
+        all.client,
+        { load: broken, put: broken, remove: broken },
+        {
+          unkept: ({ message }, { data }) => {
+            told.push(data.content);
+            throw new Error(`${message} for ${data.content}`);
+          },
+        },
+      );
+      const sent = ["one", "two"].map((content) => send(outbox, content));
+      await outbox.ready;
+      await turn();
+      assert.deepEqual(contents(all.link), ["one", "two"]);
+      for (const { reply } of all.link.find("message:send")) reply({ ok: true });
+      for (const one of sent) assert.equal(await outcome(one), "done");
+    });
+    // There is no message that the load is about.
+    assert.equal(errors[0] instanceof TypeError, true);
+    assert.deepEqual(told, ["one", "two", "one", "two"]);
+    assert.deepEqual(
+      errors.slice(1).map(({ message }) => message),
+      told.map((content) => `the disk is gone for ${content}`),
+    );
+    all.client.disconnect();
+  });
+
+  it("forgets what is settled, whatever the app throws about it", async () => {
+    const old = (tempId) => [tempId, { tempId, event: "e", data: { tempId }, at: 0 }];
+    const kept = new Map(["taken", "refused"].map(old));
+    const all = connected();
+    const errors = await thrown(async () => {
+      openOutbox(all.client, memory(kept), {
+        sent: () => {
+          throw new Error("sent");
+        },
+        failed: () => {
+          throw new Error("failed");
+        },
+      });
+      await turn();
+      const [taken, refused] = all.link.find("e");
+      taken.reply({ ok: true });
+      refused.reply({ ok: false, code: "FORBIDDEN" });
+      await turn();
+    });
+    assert.deepEqual(
+      errors.map(({ message }) => message),
+      ["sent", "failed"],
+    );
+    assert.equal(kept.size, 0);
     all.client.disconnect();
   });
 
