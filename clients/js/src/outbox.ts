@@ -83,48 +83,40 @@ interface Entry {
 }
 
 /**
- * Keeps what is sent by it, and sends what earlier pages have kept. A store is one user's: give it
- * another name for each.
- *
- * ```ts
- * const outbox = openOutbox(heartline, indexedDb(`outbox of ${userId}`));
- * await outbox.send("message:send", { conversationId: "42", content: "hello" });
- * ```
+ * Gives messages to a client in their order: those for which it has no connection or no room wait
+ * here. `forget` is told of each that is settled.
  */
-export function openOutbox(
-  client: AnyClient,
-  store: OutboxStore,
-  options: OutboxOptions = {},
-): Outbox {
+function line(client: AnyClient, forget: (message: Stored) => void) {
   let isClosed = false;
-  /** Wait for a client that is connected again, or has room. */
   let parked: Entry[] = [];
-  const unkept = (message?: Stored) => (error: unknown) =>
-    guarded(() => options.unkept?.(error, message));
-
   let places = 0;
+  /** The client has refused one, and says why a moment later. */
+  let isRefusing = false;
 
   const give = (entry: Entry): void => {
     const { message } = entry;
     entry.place ??= places++;
-    // Nobody overtakes those that wait for room.
-    if (parked.length) return void parked.push(entry);
-    // Whatever the application or its store throws about it, it is done.
+    // Nobody overtakes those that wait for room, or are about to.
+    if (isRefusing || parked.length) return void parked.push(entry);
+    // Whatever the application throws about it, it is done.
     const done = (settle: () => void) => {
       guarded(settle);
-      const forget = async () => store.remove(message.tempId, message.key);
-      forget().catch(unkept(message));
+      forget(message);
     };
-    // Whoever finds no room in an empty queue never will.
-    const isAlone = client.pending.count === 0;
-    client.send(message.event, message.data, entry.options).then(
+    const { pending } = client;
+    const sent = client.send(message.event, message.data, entry.options);
+    const isRefused = (isRefusing = client.pending === pending);
+    sent.then(
       (reply) => done(() => entry.resolve(reply)),
       (error: HeartlineError) => {
-        const isLater = error.code === "QUEUE_FULL" ? !isAlone : error.code === "DISCONNECTED";
-        if (!isLater) return done(() => entry.reject(error));
-        parked.push(entry);
-        // Perhaps what it waits for has come meanwhile.
-        if (client.pending.count === 0) queueMicrotask(again);
+        if (isRefused) isRefusing = false;
+        const { code } = error;
+        // Whoever finds no room in an empty queue never will.
+        const isLater = code === "QUEUE_FULL" ? pending.count > 0 : code === "DISCONNECTED";
+        if (isLater) parked.push(entry);
+        else done(() => entry.reject(error));
+        // What it waits for may have come meanwhile; those behind one that is settled wait no more.
+        if (isLater ? client.pending.count === 0 : isRefused) queueMicrotask(again);
       },
     );
   };
@@ -143,6 +135,35 @@ export function openOutbox(
       if (count === 0) queueMicrotask(again);
     }),
   ];
+  const close = () => {
+    isClosed = true;
+    for (const off of offs) off();
+    parked = [];
+  };
+  return { give, close };
+}
+
+/**
+ * Keeps what is sent by it, and sends what earlier pages have kept. A store is one user's: give it
+ * another name for each.
+ *
+ * ```ts
+ * const outbox = openOutbox(heartline, indexedDb(`outbox of ${userId}`));
+ * await outbox.send("message:send", { conversationId: "42", content: "hello" });
+ * ```
+ */
+export function openOutbox(
+  client: AnyClient,
+  store: OutboxStore,
+  options: OutboxOptions = {},
+): Outbox {
+  let isClosed = false;
+  const unkept = (message?: Stored) => (error: unknown) =>
+    guarded(() => options.unkept?.(error, message));
+  const { give, close } = line(client, (message) => {
+    const forget = async () => store.remove(message.tempId, message.key);
+    forget().catch(unkept(message));
+  });
 
   const load = async () =>
     store.load((messages) => {
@@ -181,8 +202,7 @@ export function openOutbox(
     },
     close() {
       isClosed = true;
-      for (const off of offs) off();
-      parked = [];
+      close();
     },
   };
 }

@@ -6,6 +6,15 @@ import { HELLO, connected, outcome, settled, start, thrown } from "./fake.js";
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const contents = (link) => link.find("message:send").map(({ data }) => data.content);
+/** What was kept: one message of each size, as JSON in bytes, by the names "0", "1", and so on. */
+const sizes = (...all) =>
+  new Map(
+    all.map((size, n) => {
+      const data = { tempId: `${n}`, x: "" };
+      data.x = "x".repeat(size - JSON.stringify(data).length);
+      return [data.tempId, { tempId: data.tempId, event: "e", data, at: 0 }];
+    }),
+  );
 const send = (outbox, content) => outbox.send("message:send", { content, tempId: `t ${content}` });
 
 describe("an outbox", () => {
@@ -237,6 +246,40 @@ describe("an outbox", () => {
     assert.deepEqual(contents(all.link), ["three", "four"]);
     await answer();
     for (const one of sent) assert.equal(await outcome(one), "done");
+    all.client.disconnect();
+  });
+
+  it("lets no small message overtake a large one that waits for room", async () => {
+    const all = connected({ queueBytes: 100 });
+    openOutbox(all.client, memory(sizes(60, 60, 30)));
+    await turn();
+    const names = () => all.link.find("e").map(({ data }) => data.tempId);
+    assert.deepEqual(names(), ["0"]);
+    all.link.find("e")[0].reply({ ok: true });
+    await turn();
+    assert.deepEqual(names(), ["0", "1", "2"]);
+    all.client.disconnect();
+  });
+
+  it("sends what is behind one that the client's queue could never hold", async () => {
+    const all = connected({ queueBytes: 100 });
+    const failed = [];
+    openOutbox(all.client, memory(sizes(200, 60, 300, 30)), {
+      failed: ({ tempId }, { code }) => failed.push([tempId, code]),
+    });
+    for (const tempId of ["1", "3"]) {
+      await turn();
+      const said = all.link.said.splice(0);
+      assert.deepEqual(
+        said.map(({ data }) => data.tempId),
+        [tempId],
+      );
+      said[0].reply({ ok: true });
+    }
+    assert.deepEqual(failed, [
+      ["0", "QUEUE_FULL"],
+      ["2", "QUEUE_FULL"],
+    ]);
     all.client.disconnect();
   });
 
