@@ -243,6 +243,57 @@ const settled = <T>(request: IDBRequest<T>): Promise<T> =>
   });
 
 /**
+ * The browser's database of this name: does something in a transaction, and resolves once that is on the
+ * disk. One that has failed, or was closed, is opened anew.
+ */
+function database(name: string) {
+  let opened: Promise<IDBDatabase> | undefined;
+  const forget = () => {
+    opened = undefined;
+  };
+  const open = (): Promise<IDBDatabase> => {
+    if (opened) return opened;
+    opened = new Promise<IDBDatabase>((resolve, reject) => {
+      const request = indexedDB.open(name, 1);
+      request.onupgradeneeded = () =>
+        request.result
+          .createObjectStore(TABLE, { keyPath: "number", autoIncrement: true })
+          .createIndex("tempId", "tempId");
+      request.onsuccess = () => {
+        const { result } = request;
+        result.onclose = forget;
+        // Whoever deletes it, or changes it, waits until it is closed everywhere.
+        result.onversionchange = () => {
+          forget();
+          result.close();
+        };
+        resolve(result);
+      };
+      request.onerror = () => reject(request.error);
+    });
+    opened.catch(forget);
+    return opened;
+  };
+  return async <T>(
+    work: (table: IDBObjectStore) => Promise<T>,
+    mode: IDBTransactionMode = "readwrite",
+  ): Promise<T> => {
+    const begin = async () => (await open()).transaction(TABLE, mode);
+    const transaction = await begin().catch(() => {
+      // It was closed meanwhile.
+      forget();
+      return begin();
+    });
+    const done = new Promise<void>((resolve, reject) => {
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = () => reject(transaction.error);
+    });
+    const [result] = await Promise.all([work(transaction.objectStore(TABLE)), done]);
+    return result;
+  };
+}
+
+/**
  * Keeps messages in the browser's database, for one user: name it after them. Several pages may be
  * open: each sends its own, and one of them those of a page that was closed.
  */
@@ -250,39 +301,19 @@ export function indexedDb(name: string): OutboxStore {
   const owner = crypto.getRandomValues(new Uint32Array(4)).join("-");
   const lock = (of: string) => `heartline ${name} ${of}`;
   const { locks } = navigator as { locks?: LockManager };
-  let opened: Promise<IDBDatabase> | undefined;
-  const open = () =>
-    (opened ??= new Promise<IDBDatabase>((resolve, reject) => {
-      const request = indexedDB.open(`heartline ${name}`, 1);
-      request.onupgradeneeded = () =>
-        request.result
-          .createObjectStore(TABLE, { keyPath: "number", autoIncrement: true })
-          .createIndex("tempId", "tempId");
-      request.onsuccess = () => resolve(request.result);
-      request.onerror = () => reject(request.error);
-    }));
-  /** Does something, and resolves once it is on the disk. */
-  const change = async <T>(work: (table: IDBObjectStore) => Promise<T>): Promise<T> => {
-    const transaction = (await open()).transaction(TABLE, "readwrite");
-    const done = new Promise<void>((resolve, reject) => {
-      transaction.oncomplete = () => resolve();
-      transaction.onerror = transaction.onabort = () => reject(transaction.error);
-    });
-    const result = await work(transaction.objectStore(TABLE));
-    await done;
-    return result;
-  };
+  const change = database(`heartline ${name}`);
   const all = (table: IDBObjectStore) => settled(table.getAll()) as Promise<Row[]>;
-  /** Takes over what others have left. */
-  const claim = (of: (row: Row) => boolean): Promise<Row[]> =>
-    change(async (table) => {
-      const rows = (await all(table)).filter(of);
-      for (const row of rows) table.put({ ...row, owner });
-      return rows;
-    });
   return {
     async load(found) {
-      const tell = (rows: Row[]) =>
+      /** Takes over what others have left, and tells whether it is this page's now. */
+      const claim = async (of: (row: Row) => boolean): Promise<boolean> => {
+        const taken = await change(async (table) => {
+          const rows = (await all(table)).filter(of);
+          for (const row of rows) table.put({ ...row, owner });
+          return rows;
+        }).catch(() => undefined);
+        // Where nothing can be written any more they are sent all the same.
+        const rows = taken ?? (await change(all, "readonly")).filter(of);
         found(
           rows.map(({ number: _, owner: __, tempId, ...message }) => ({
             ...message,
@@ -290,21 +321,27 @@ export function indexedDb(name: string): OutboxStore {
             tempId: `${message.data.tempId}`,
           })),
         );
-      if (!locks) return tell(await claim((row) => row.owner !== owner));
+        return !!taken;
+      };
+      if (!locks) return void (await claim((row) => row.owner !== owner));
+      const gone = new Promise<void>(() => {});
       // Held until the page is gone.
-      void locks.request(lock(owner), () => new Promise(() => {}));
-      const owners = new Set((await change(all)).map((row) => row.owner));
+      locks.request(lock(owner), () => gone).catch(() => {});
+      const owners = new Set((await change(all, "readonly")).map((row) => row.owner));
       const taken = [...owners].map((other) =>
         // Granted when that page is gone, be it much later.
-        locks.request(lock(other), async () => tell(await claim((row) => row.owner === other))),
+        locks.request(lock(other), async () => {
+          // What is that page's still, no other one is to send as well.
+          if (!(await claim((row) => row.owner === other))) await gone;
+        }),
       );
       const late = new Promise<void>((resolve) => setTimeout(resolve, LOCK_TIME));
       await Promise.race([Promise.all(taken), late]);
     },
     put: ({ key, ...message }) =>
-      change((table) =>
-        settled(table.add({ ...message, tempId: key ?? message.tempId, owner })),
-      ).then(() => {}),
+      change(async (table) => {
+        await settled(table.add({ ...message, tempId: key ?? message.tempId, owner }));
+      }),
     remove: (tempId, key = tempId) =>
       change(async (table) => {
         const keys = await settled(table.index("tempId").getAllKeys(key));
