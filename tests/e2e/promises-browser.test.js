@@ -252,6 +252,41 @@ describe("the client in a browser", { timeout: 300000 }, () => {
     await takes(second, ["left"]);
   });
 
+  it("sends what a page leaves that had nothing when this one was opened", async () => {
+    const one = await node();
+    const [first, second] = await tabs(2);
+    await openIn(first, one.live);
+    await first.evaluate(() =>
+      outbox.send("message:send", { conversationId: "1", content: "sent" }),
+    );
+    await until(async () => (await kept(first)).length === 0, "nothing to be kept");
+    await openIn(second, one.live);
+    await first.evaluate(() => {
+      client.disconnect();
+      outbox.send("message:send", { conversationId: "1", content: "left" }).catch(() => {});
+    });
+    await until(async () => (await kept(first)).length === 1, "it to be kept");
+    await first.close();
+    await takes(second, ["left"]);
+  });
+
+  it("sends what a page had taken over that was closed in its turn", async () => {
+    const one = await node();
+    const [first, second, third] = await tabs(3);
+    await openIn(first);
+    await first.evaluate(() => give("left"));
+    // It takes what the first has left, and cannot send it.
+    await openIn(second);
+    await openIn(third, one.live);
+    await first.close();
+    await second.evaluate(
+      () => new Promise((resolve) => client.subscribePending(({ count }) => count && resolve())),
+    );
+    assert.deepEqual(await third.evaluate(() => taken), []);
+    await second.close();
+    await takes(third, ["left"]);
+  });
+
   it("keeps again what comes when a storage that has failed is well, and says what it has not kept", async () => {
     const page = await visit();
     await page.evaluate(() => {

@@ -293,6 +293,34 @@ function database(name: string) {
   };
 }
 
+/** What is in a row. */
+const message = ({ number: _, owner: __, tempId, ...rest }: Row): Stored => ({
+  ...rest,
+  key: tempId,
+  tempId: `${rest.data.tempId}`,
+});
+
+/**
+ * What pages say to each other, where they can: whose something is. It is said while that is being
+ * written; whoever hears it looks for it after that.
+ */
+function word(name: string) {
+  const { BroadcastChannel: Channel } = globalThis as {
+    BroadcastChannel?: typeof BroadcastChannel;
+  };
+  return {
+    say(owner: string) {
+      if (!Channel) return;
+      const channel = new Channel(name);
+      channel.postMessage(owner);
+      channel.close();
+    },
+    hear(heard: (owner: string) => void) {
+      if (Channel) new Channel(name).onmessage = ({ data }) => heard(data);
+    },
+  };
+}
+
 /**
  * Keeps messages in the browser's database, for one user: name it after them. Several pages may be
  * open: each sends its own, and one of them those of a page that was closed.
@@ -301,6 +329,7 @@ export function indexedDb(name: string): OutboxStore {
   const owner = crypto.getRandomValues(new Uint32Array(4)).join("-");
   const lock = (of: string) => `heartline ${name} ${of}`;
   const { locks } = navigator as { locks?: LockManager };
+  const { say, hear } = word(`heartline ${name}`);
   const change = database(`heartline ${name}`);
   const all = (table: IDBObjectStore) => settled(table.getAll()) as Promise<Row[]>;
   return {
@@ -310,37 +339,40 @@ export function indexedDb(name: string): OutboxStore {
         const taken = await change(async (table) => {
           const rows = (await all(table)).filter(of);
           for (const row of rows) table.put({ ...row, owner });
+          if (rows.length) say(owner);
           return rows;
         }).catch(() => undefined);
         // Where nothing can be written any more they are sent all the same.
         const rows = taken ?? (await change(all, "readonly")).filter(of);
-        found(
-          rows.map(({ number: _, owner: __, tempId, ...message }) => ({
-            ...message,
-            key: tempId,
-            tempId: `${message.data.tempId}`,
-          })),
-        );
+        found(rows.map(message));
         return !!taken;
       };
       if (!locks) return void (await claim((row) => row.owner !== owner));
       const gone = new Promise<void>(() => {});
       // Held until the page is gone.
       locks.request(lock(owner), () => gone).catch(() => {});
-      const owners = new Set((await change(all, "readonly")).map((row) => row.owner));
-      const taken = [...owners].map((other) =>
+      /** Whose are waited for, or need not be. */
+      const waited = new Set([owner]);
+      const take = (other: string): Promise<void> | undefined => {
+        if (waited.has(other)) return;
+        waited.add(other);
         // Granted when that page is gone, be it much later.
-        locks.request(lock(other), async () => {
+        return locks.request(lock(other), async () => {
+          waited.delete(other);
           // What is that page's still, no other one is to send as well.
           if (!(await claim((row) => row.owner === other))) await gone;
-        }),
-      );
+        });
+      };
+      hear((other) => void take(other)?.catch(() => {}));
+      const taken = (await change(all, "readonly")).map((row) => take(row.owner));
       const late = new Promise<void>((resolve) => setTimeout(resolve, LOCK_TIME));
       await Promise.race([Promise.all(taken), late]);
     },
     put: ({ key, ...message }) =>
       change(async (table) => {
-        await settled(table.add({ ...message, tempId: key ?? message.tempId, owner }));
+        const added = settled(table.add({ ...message, tempId: key ?? message.tempId, owner }));
+        say(owner);
+        await added;
       }),
     remove: (tempId, key = tempId) =>
       change(async (table) => {
