@@ -72,20 +72,19 @@ async function tabs(count) {
   return pages;
 }
 /**
- * Opens the page's outbox, for a client of the server at `url`, or for one that is not connected. In
- * the page, `give` gives it a message, and resolves when the client has that; `taken` is what earlier
- * pages have left and the server has taken, `unkept` what could not be kept.
+ * Opens the page's outbox, for a client of the server at `url`, or for one that is not connected;
+ * with `isAgain`, by the store that it had. In the page, `give` gives it a message, and resolves when
+ * the client has that; `taken` is what earlier pages have left and the server has taken, `unkept` what
+ * could not be kept.
  */
-const openIn = (page, url) =>
+const openIn = (page, url, { autoConnect = !!url, isAgain = false } = {}) =>
   page.evaluate(
-    async ([url, token]) => {
-      window.client ??= lib.createLive(url ?? "ws://127.0.0.1:9/live", {
-        token,
-        autoConnect: !!url,
-      });
+    async ([url, options, isAgain]) => {
+      window.client ??= lib.createLive(url ?? "ws://127.0.0.1:9/live", options);
+      if (!isAgain) window.store = lib.indexedDb("ann");
       window.taken ??= [];
       window.unkept ??= [];
-      window.outbox = lib.openOutbox(client, lib.indexedDb("ann"), {
+      window.outbox = lib.openOutbox(client, store, {
         sent: ({ data }) => taken.push(data.content),
         unkept: (_, message) => unkept.push(message?.data.content ?? "all"),
       });
@@ -98,7 +97,7 @@ const openIn = (page, url) =>
       };
       await outbox.ready;
     },
-    [url, token("ann")],
+    [url, { token: token("ann"), autoConnect }, isAgain],
   );
 /** What is kept for the user, in its order. */
 const kept = (page) =>
@@ -285,6 +284,64 @@ describe("the client in a browser", { timeout: 300000 }, () => {
     assert.deepEqual(await third.evaluate(() => taken), []);
     await second.close();
     await takes(third, ["left"]);
+  });
+
+  for (const isAgain of [false, true])
+    it(`leaves what it keeps to the page's next outbox, by ${isAgain ? "the same" : "another"} store`, async () => {
+      const one = await node();
+      const page = await visit();
+      await openIn(page, one.live, { autoConnect: false });
+      await page.evaluate(async () => {
+        await give("one");
+        outbox.close();
+      });
+      await openIn(page, one.live, { isAgain });
+      await page.evaluate(() => client.connect());
+      await takes(page, ["one"]);
+      await until(async () => (await kept(page)).length === 0, "nothing to be kept");
+      assert.deepEqual(await page.evaluate(() => unkept), []);
+    });
+
+  it("leaves what it keeps to a page that is open, when it is closed", async () => {
+    const one = await node();
+    const [first, second] = await tabs(2);
+    await openIn(first);
+    await first.evaluate(() => give("left"));
+    await openIn(second, one.live);
+    assert.deepEqual(await second.evaluate(() => taken), []);
+    await first.evaluate(() => outbox.close());
+    await takes(second, ["left"]);
+  });
+
+  it("leaves to the next outbox what it was given when it was closed", async () => {
+    const one = await node();
+    const page = await visit();
+    await openIn(page, one.live);
+    const refused = await page.evaluate(() => {
+      const sent = outbox.send("message:send", { conversationId: "1", content: "late" });
+      outbox.close();
+      // It looks for what is left in the same moment.
+      window.next = lib.openOutbox(client, lib.indexedDb("ann"), {
+        sent: ({ data }) => taken.push(data.content),
+      });
+      return sent.catch(({ code, sent }) => [code, sent]);
+    });
+    assert.deepEqual(refused, ["DISCONNECTED", "no"]);
+    await takes(page, ["late"]);
+  });
+
+  it("leaves to the others what a page has left, when it is closed itself", async () => {
+    const one = await node();
+    const [first, second, third] = await tabs(3);
+    await openIn(second);
+    await second.evaluate(() => give("left"));
+    // They wait for it in this order.
+    await openIn(first, one.live);
+    await openIn(third, one.live);
+    await first.evaluate(() => outbox.close());
+    await second.close();
+    await takes(third, ["left"]);
+    assert.deepEqual(await first.evaluate(() => taken), []);
   });
 
   it("keeps again what comes when a storage that has failed is well, and says what it has not kept", async () => {

@@ -46,6 +46,11 @@ export interface OutboxStore {
    * same `tempId`, of another conversation.
    */
   remove(tempId: string, key?: string): Promise<void>;
+  /**
+   * The outbox is closed: what was kept for it, or left to it, is for the next one, of this page too.
+   * What was given before may still be put and removed, and the store be loaded again.
+   */
+  close?(): void;
 }
 
 export interface OutboxOptions {
@@ -60,7 +65,7 @@ export interface OutboxOptions {
 export interface Outbox {
   /**
    * As the client's `send`, for objects. It waits over `disconnect()`, too: only the answer of the
-   * server settles it, or that there was none for too long.
+   * server settles it, or that there was none for too long, or `close()`.
    */
   send(
     event: string,
@@ -69,7 +74,10 @@ export interface Outbox {
   ): Promise<Reply>;
   /** Everything that earlier pages have left has been given to the client. */
   readonly ready: Promise<void>;
-  /** What is kept stays so, for the next page. */
+  /**
+   * What is kept stays so, for the next outbox, and what the client has not got rejects with
+   * `DISCONNECTED`.
+   */
   close(): void;
 }
 
@@ -78,9 +86,16 @@ interface Entry {
   readonly options: SendOptions | undefined;
   /** Its place among those that were given. */
   place?: number;
+  /** What is said of it if it was sent: it may have left. */
+  sent?: HeartlineError["sent"];
   resolve(reply: Reply): void;
   reject(error: HeartlineError): void;
+  /** It stays kept, and this outbox is closed. */
+  leave?(error: HeartlineError): void;
 }
+
+const closed = (tempId?: string, sent: HeartlineError["sent"] = "no") =>
+  Object.assign(new HeartlineError("DISCONNECTED", "the outbox is closed"), { tempId, sent });
 
 /**
  * Gives messages to a client in their order: those for which it has no connection or no room wait
@@ -88,14 +103,16 @@ interface Entry {
  */
 function line(client: AnyClient, forget: (message: Stored) => void) {
   let isClosed = false;
-  let parked: Entry[] = [];
+  const parked: Entry[] = [];
   let places = 0;
   /** The client has refused one, and says why a moment later. */
   let isRefusing = false;
 
+  const leave = ({ message, sent, ...entry }: Entry) => entry.leave?.(closed(message.tempId, sent));
   const give = (entry: Entry): void => {
     const { message } = entry;
     entry.place ??= places++;
+    if (isClosed) return leave(entry);
     // Nobody overtakes those that wait for room, or are about to.
     if (isRefusing || parked.length) return void parked.push(entry);
     // Whatever the application throws about it, it is done.
@@ -113,7 +130,9 @@ function line(client: AnyClient, forget: (message: Stored) => void) {
         const { code } = error;
         // Whoever finds no room in an empty queue never will.
         const isLater = code === "QUEUE_FULL" ? pending.count > 0 : code === "DISCONNECTED";
-        if (isLater) parked.push(entry);
+        if (error.sent === "unknown") entry.sent = error.sent;
+        if (isLater && isClosed) leave(entry);
+        else if (isLater) parked.push(entry);
         else done(() => entry.reject(error));
         // What it waits for may have come meanwhile; those behind one that is settled wait no more.
         if (isLater ? client.pending.count === 0 : isRefused) queueMicrotask(again);
@@ -138,7 +157,7 @@ function line(client: AnyClient, forget: (message: Stored) => void) {
   const close = () => {
     isClosed = true;
     for (const off of offs) off();
-    parked = [];
+    parked.splice(0).forEach(leave);
   };
   return { give, close };
 }
@@ -177,7 +196,9 @@ export function openOutbox(
         });
       }
     });
-  const ready = load().catch(unkept());
+  const ready = load().catch((error) => {
+    if (!isClosed) unkept()(error);
+  });
 
   /** One after another: what is given first is kept first, and sent first. */
   let last: Promise<unknown> = ready;
@@ -185,7 +206,7 @@ export function openOutbox(
     ready,
     send(event, data, sendOptions) {
       return new Promise((resolve, reject) => {
-        if (isClosed) throw new HeartlineError("DISCONNECTED", "the outbox is closed");
+        if (isClosed) throw closed();
         if (typeof data !== "object" || data === null || Array.isArray(data))
           throw new HeartlineError("INVALID_DATA", "only an object has a tempId to be known by");
         const { platform } = client;
@@ -197,12 +218,13 @@ export function openOutbox(
         last = last
           .then(() => store.put(message))
           .catch(unkept(message))
-          .then(() => give({ message, options: sendOptions, resolve, reject }));
+          .then(() => give({ message, options: sendOptions, resolve, reject, leave: reject }));
       });
     },
     close() {
       isClosed = true;
       close();
+      store.close?.();
     },
   };
 }
@@ -294,7 +316,7 @@ function database(name: string) {
 }
 
 /** What is in a row. */
-const message = ({ number: _, owner: __, tempId, ...rest }: Row): Stored => ({
+const stored = ({ number: _, owner: __, tempId, ...rest }: Row): Stored => ({
   ...rest,
   key: tempId,
   tempId: `${rest.data.tempId}`,
@@ -315,8 +337,11 @@ function word(name: string) {
       channel.postMessage(owner);
       channel.close();
     },
-    hear(heard: (owner: string) => void) {
-      if (Channel) new Channel(name).onmessage = ({ data }) => heard(data);
+    hear(heard: (owner: string) => void, { signal }: AbortController) {
+      if (!Channel) return;
+      const channel = new Channel(name);
+      channel.onmessage = ({ data }) => heard(data);
+      signal.addEventListener("abort", () => channel.close());
     },
   };
 }
@@ -326,7 +351,9 @@ function word(name: string) {
  * open: each sends its own, and one of them those of a page that was closed.
  */
 export function indexedDb(name: string): OutboxStore {
-  const owner = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+  let owner = random();
+  let closing = new AbortController();
   const lock = (of: string) => `heartline ${name} ${of}`;
   const { locks } = navigator as { locks?: LockManager };
   const { say, hear } = word(`heartline ${name}`);
@@ -334,36 +361,44 @@ export function indexedDb(name: string): OutboxStore {
   const all = (table: IDBObjectStore) => settled(table.getAll()) as Promise<Row[]>;
   return {
     async load(found) {
+      if (closing.signal.aborted) {
+        closing = new AbortController();
+        owner = random();
+      }
+      const { signal } = closing;
+      const own = owner;
       /** Takes over what others have left, and tells whether it is this page's now. */
       const claim = async (of: (row: Row) => boolean): Promise<boolean> => {
         const taken = await change(async (table) => {
-          const rows = (await all(table)).filter(of);
-          for (const row of rows) table.put({ ...row, owner });
-          if (rows.length) say(owner);
+          const rows = (await all(table)).filter((row) => !signal.aborted && of(row));
+          for (const row of rows) table.put({ ...row, owner: own });
+          if (rows.length) say(own);
           return rows;
         }).catch(() => undefined);
         // Where nothing can be written any more they are sent all the same.
         const rows = taken ?? (await change(all, "readonly")).filter(of);
-        found(rows.map(message));
+        found(rows.map(stored));
         return !!taken;
       };
-      if (!locks) return void (await claim((row) => row.owner !== owner));
-      const gone = new Promise<void>(() => {});
-      // Held until the page is gone.
-      locks.request(lock(owner), () => gone).catch(() => {});
+      if (!locks) return void (await claim((row) => row.owner !== own));
+      const gone = new Promise<void>((resolve) =>
+        signal.addEventListener("abort", () => resolve()),
+      );
+      // Held until the page is gone, or this is closed.
+      locks.request(lock(own), { signal }, () => gone).catch(() => {});
       /** Whose are waited for, or need not be. */
-      const waited = new Set([owner]);
+      const waited = new Set([own]);
       const take = (other: string): Promise<void> | undefined => {
         if (waited.has(other)) return;
         waited.add(other);
         // Granted when that page is gone, be it much later.
-        return locks.request(lock(other), async () => {
+        return locks.request(lock(other), { signal }, async () => {
           waited.delete(other);
           // What is that page's still, no other one is to send as well.
           if (!(await claim((row) => row.owner === other))) await gone;
         });
       };
-      hear((other) => void take(other)?.catch(() => {}));
+      hear((other) => void take(other)?.catch(() => {}), closing);
       const taken = (await change(all, "readonly")).map((row) => take(row.owner));
       const late = new Promise<void>((resolve) => setTimeout(resolve, LOCK_TIME));
       await Promise.race([Promise.all(taken), late]);
@@ -379,6 +414,7 @@ export function indexedDb(name: string): OutboxStore {
         const keys = await settled(table.index("tempId").getAllKeys(key));
         for (const number of keys) table.delete(number);
       }),
+    close: () => closing.abort(),
   };
 }
 

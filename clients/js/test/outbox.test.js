@@ -290,6 +290,64 @@ describe("an outbox", () => {
     all.client.disconnect();
   });
 
+  it("keeps what it has not sent when it is closed, and says so to whoever waits for it", async () => {
+    const kept = new Map([["old", { tempId: "old", event: "e", data: { tempId: "old" }, at: 0 }]]);
+    const all = connected();
+    const ends = [];
+    const outbox = openOutbox(
+      all.client,
+      { ...memory(kept), close: () => ends.push("closed") },
+      { failed: ({ tempId }) => ends.push(tempId) },
+    );
+    const give = (content) =>
+      send(outbox, content).catch(({ code, sent, tempId }) => ends.push([tempId, code, sent]));
+    give("out");
+    await turn();
+    all.client.disconnect();
+    give("parked");
+    await turn();
+    assert.deepEqual(ends, []);
+    give("given");
+    outbox.close();
+    give("late");
+    await turn();
+    assert.deepEqual(ends, [
+      "closed",
+      ["t out", "DISCONNECTED", "unknown"],
+      ["t parked", "DISCONNECTED", "no"],
+      [undefined, "DISCONNECTED", "no"],
+      ["t given", "DISCONNECTED", "no"],
+    ]);
+    assert.deepEqual(
+      [...kept.values()].map(({ tempId }) => tempId),
+      ["old", "t out", "t parked", "t given"],
+    );
+  });
+
+  it("keeps what the client has when it is closed, until the server has taken it", async () => {
+    const kept = new Map();
+    const first = start();
+    const before = openOutbox(first.client, memory(kept));
+    const sent = send(before, "one");
+    await turn();
+    before.close();
+    assert.equal(await outcome(sent), "pending");
+    first.client.disconnect();
+    assert.equal(await outcome(sent), "DISCONNECTED");
+    await turn();
+    assert.equal(kept.size, 1);
+
+    const next = start();
+    const after = openOutbox(next.client, memory(kept));
+    await turn();
+    after.close();
+    next.link.events.hello(HELLO);
+    next.link.find("message:send")[0].reply({ ok: true });
+    await turn();
+    assert.equal(kept.size, 0);
+    next.client.disconnect();
+  });
+
   it("takes nothing that JSON does not carry, and nothing without a name", async () => {
     const all = connected();
     const outbox = openOutbox(all.client, memory());
