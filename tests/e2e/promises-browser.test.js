@@ -62,7 +62,65 @@ async function visit() {
 }
 const status = (page) => page.evaluate(() => window.client.state.status);
 
-describe("the client in a browser", { timeout: 180000 }, () => {
+/** Opens pages of one browser, which share what it stores. */
+async function tabs(count) {
+  const context = await browser.newContext();
+  open.push(context);
+  const pages = [];
+  for (let n = 0; n < count; n++) pages.push(await context.newPage());
+  for (const page of pages) await page.goto(origin);
+  return pages;
+}
+/**
+ * Opens the page's outbox, for a client of the server at `url`, or for one that is not connected;
+ * with `isAgain`, by the store that it had. In the page, `give` gives it a message, and resolves when
+ * the client has that; `taken` is what earlier pages have left and the server has taken, `unkept` what
+ * could not be kept.
+ */
+const openIn = (page, url, { autoConnect = !!url, isAgain = false } = {}) =>
+  page.evaluate(
+    async ([url, options, isAgain]) => {
+      window.client ??= lib.createLive(url ?? "ws://127.0.0.1:9/live", options);
+      if (!isAgain) window.store = lib.indexedDb("ann");
+      window.taken ??= [];
+      window.unkept ??= [];
+      window.outbox = lib.openOutbox(client, store, {
+        sent: ({ data }) => taken.push(data.content),
+        unkept: (_, message) => unkept.push(message?.data.content ?? "all"),
+      });
+      window.give = (content) => {
+        const { count } = client.pending;
+        outbox.send("message:send", { conversationId: "1", content }).catch(() => {});
+        return new Promise((resolve) =>
+          client.subscribePending((pending) => pending.count > count && resolve()),
+        );
+      };
+      await outbox.ready;
+    },
+    [url, { token: token("ann"), autoConnect }, isAgain],
+  );
+/** What is kept for the user, in its order. */
+const kept = (page) =>
+  page.evaluate(async () => {
+    const result = (request) =>
+      new Promise((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+      });
+    const database = await result(indexedDB.open("heartline ann"));
+    const rows = await result(database.transaction("messages").objectStore("messages").getAll());
+    database.close();
+    return rows.map(({ data }) => data.content);
+  });
+const takes = async (page, contents) => {
+  await until(
+    async () => (await page.evaluate(() => taken.length)) >= contents.length,
+    `${contents} to be taken`,
+  );
+  assert.deepEqual(await page.evaluate(() => taken), contents);
+};
+
+describe("the client in a browser", { timeout: 300000 }, () => {
   it("leaves the page its requests, where a server accepts them and says nothing", async () => {
     const held = new Set();
     const silent = createServer((request, response) => {
@@ -180,34 +238,182 @@ describe("the client in a browser", { timeout: 180000 }, () => {
 
   it("sends what a page has left that was closed, and leaves alone what one has that is open", async () => {
     const one = await node();
-    const context = await browser.newContext();
-    open.push(context);
-    const pages = [await context.newPage(), await context.newPage()];
-    for (const page of pages) await page.goto(origin);
-    const [first, second] = pages;
+    const [first, second] = await tabs(2);
     // The first is never connected.
-    await first.evaluate(async () => {
-      window.client = lib.createLive("ws://127.0.0.1:9/live", { autoConnect: false });
-      window.outbox = lib.openOutbox(client, lib.indexedDb("ann"));
-      outbox.send("message:send", { conversationId: "1", content: "left" }).catch(() => {});
-      await new Promise((resolve) => client.subscribePending(({ count }) => count && resolve()));
-    });
-    await second.evaluate(
-      async ([url, token]) => {
-        window.client = lib.createLive(url, { token });
-        window.taken = [];
-        window.outbox = lib.openOutbox(client, lib.indexedDb("ann"), {
-          sent: ({ data }) => taken.push(data.content),
-        });
-        await outbox.ready;
-        await outbox.send("message:send", { conversationId: "1", content: "own" });
-      },
-      [one.live, token("ann")],
+    await openIn(first);
+    await first.evaluate(() => give("left"));
+    await openIn(second, one.live);
+    await second.evaluate(() =>
+      outbox.send("message:send", { conversationId: "1", content: "own" }),
     );
     assert.deepEqual(await second.evaluate(() => taken), []);
     await first.close();
-    await until(async () => (await second.evaluate(() => taken)).length === 1, "what was left");
-    assert.deepEqual(await second.evaluate(() => taken), ["left"]);
+    await takes(second, ["left"]);
+  });
+
+  it("sends what a page leaves that had nothing when this one was opened", async () => {
+    const one = await node();
+    const [first, second] = await tabs(2);
+    await openIn(first, one.live);
+    await first.evaluate(() =>
+      outbox.send("message:send", { conversationId: "1", content: "sent" }),
+    );
+    await until(async () => (await kept(first)).length === 0, "nothing to be kept");
+    await openIn(second, one.live);
+    await first.evaluate(() => {
+      client.disconnect();
+      outbox.send("message:send", { conversationId: "1", content: "left" }).catch(() => {});
+    });
+    await until(async () => (await kept(first)).length === 1, "it to be kept");
+    await first.close();
+    await takes(second, ["left"]);
+  });
+
+  it("sends what a page had taken over that was closed in its turn", async () => {
+    const one = await node();
+    const [first, second, third] = await tabs(3);
+    await openIn(first);
+    await first.evaluate(() => give("left"));
+    // It takes what the first has left, and cannot send it.
+    await openIn(second);
+    await openIn(third, one.live);
+    await first.close();
+    await second.evaluate(
+      () => new Promise((resolve) => client.subscribePending(({ count }) => count && resolve())),
+    );
+    assert.deepEqual(await third.evaluate(() => taken), []);
+    await second.close();
+    await takes(third, ["left"]);
+  });
+
+  for (const isAgain of [false, true])
+    it(`leaves what it keeps to the page's next outbox, by ${isAgain ? "the same" : "another"} store`, async () => {
+      const one = await node();
+      const page = await visit();
+      await openIn(page, one.live, { autoConnect: false });
+      await page.evaluate(async () => {
+        await give("one");
+        outbox.close();
+      });
+      await openIn(page, one.live, { isAgain });
+      await page.evaluate(() => client.connect());
+      await takes(page, ["one"]);
+      await until(async () => (await kept(page)).length === 0, "nothing to be kept");
+      assert.deepEqual(await page.evaluate(() => unkept), []);
+    });
+
+  it("leaves what it keeps to a page that is open, when it is closed", async () => {
+    const one = await node();
+    const [first, second] = await tabs(2);
+    await openIn(first);
+    await first.evaluate(() => give("left"));
+    await openIn(second, one.live);
+    assert.deepEqual(await second.evaluate(() => taken), []);
+    await first.evaluate(() => outbox.close());
+    await takes(second, ["left"]);
+  });
+
+  it("leaves to the next outbox what it was given when it was closed", async () => {
+    const one = await node();
+    const page = await visit();
+    await openIn(page, one.live);
+    const refused = await page.evaluate(() => {
+      const sent = outbox.send("message:send", { conversationId: "1", content: "late" });
+      outbox.close();
+      // It looks for what is left in the same moment.
+      window.next = lib.openOutbox(client, lib.indexedDb("ann"), {
+        sent: ({ data }) => taken.push(data.content),
+      });
+      return sent.catch(({ code, sent }) => [code, sent]);
+    });
+    assert.deepEqual(refused, ["DISCONNECTED", "no"]);
+    await takes(page, ["late"]);
+  });
+
+  it("leaves to the others what a page has left, when it is closed itself", async () => {
+    const one = await node();
+    const [first, second, third] = await tabs(3);
+    await openIn(second);
+    await second.evaluate(() => give("left"));
+    // They wait for it in this order.
+    await openIn(first, one.live);
+    await openIn(third, one.live);
+    await first.evaluate(() => outbox.close());
+    await second.close();
+    await takes(third, ["left"]);
+    assert.deepEqual(await first.evaluate(() => taken), []);
+  });
+
+  it("keeps again what comes when a storage that has failed is well, and says what it has not kept", async () => {
+    const page = await visit();
+    await page.evaluate(() => {
+      window.unhandled = [];
+      addEventListener("unhandledrejection", ({ reason }) => unhandled.push(`${reason}`));
+      window.opens = IDBFactory.prototype.open;
+      IDBFactory.prototype.open = () => {
+        throw new Error("not now");
+      };
+    });
+    await openIn(page);
+    await page.evaluate(async () => {
+      await give("one");
+      IDBFactory.prototype.open = opens;
+      // As on a full disk.
+      const { add } = IDBObjectStore.prototype;
+      IDBObjectStore.prototype.add = function (row) {
+        const request = add.call(this, row);
+        this.transaction.abort();
+        return request;
+      };
+      await give("two");
+      IDBObjectStore.prototype.add = add;
+      await give("three");
+    });
+    assert.deepEqual(await kept(page), ["three"]);
+    const [unkept, unhandled] = await page.evaluate(() => [window.unkept, window.unhandled]);
+    assert.deepEqual([unkept, unhandled], [["all", "one", "two"], []]);
+  });
+
+  it("sends what a page has left where nothing can be written any more, from one page alone", async () => {
+    const one = await node();
+    const [first, second, third] = await tabs(3);
+    await openIn(first);
+    await first.evaluate(() => give("left"));
+    await second.evaluate(() => {
+      IDBObjectStore.prototype.put = function () {
+        this.transaction.abort();
+      };
+      // Nor is anything forgotten.
+      IDBObjectStore.prototype.delete = IDBObjectStore.prototype.put;
+    });
+    await openIn(second, one.live);
+    await openIn(third, one.live);
+    await first.close();
+    await takes(second, ["left"]);
+    assert.deepEqual(await third.evaluate(() => taken), []);
+    assert.deepEqual(await kept(third), ["left"]);
+    // It is the next one's when that page is gone.
+    await second.close();
+    await takes(third, ["left"]);
+  });
+
+  it("lets go of its database for whoever deletes that, and keeps what comes then", async () => {
+    const [first, second] = await tabs(2);
+    await openIn(first);
+    await first.evaluate(() => give("one"));
+    const result = await second.evaluate(
+      (ms) =>
+        new Promise((resolve) => {
+          setTimeout(() => resolve("it is waited for"), ms);
+          const request = indexedDB.deleteDatabase("heartline ann");
+          request.onsuccess = () => resolve("deleted");
+        }),
+      SLACK,
+    );
+    assert.equal(result, "deleted");
+    await first.evaluate(() => give("two"));
+    assert.deepEqual(await kept(first), ["two"]);
+    assert.deepEqual(await first.evaluate(() => unkept), []);
   });
 
   it("comes back with a page that was kept behind another one", async () => {

@@ -8,6 +8,7 @@
 import { encode } from "./encode.js";
 import { unique, type SendOptions } from "./queue.js";
 import type { Small } from "./small.js";
+import { guarded } from "./told.js";
 import { HeartlineError, type Reply } from "./types.js";
 
 type AnyClient = Pick<
@@ -30,7 +31,8 @@ export interface Stored {
 }
 
 /**
- * Where messages are kept. Each may reject: then a message is sent all the same, and `unkept` told.
+ * Where messages are kept. Each may reject, or throw: then a message is sent all the same, and
+ * `unkept` told.
  */
 export interface OutboxStore {
   /**
@@ -44,6 +46,11 @@ export interface OutboxStore {
    * same `tempId`, of another conversation.
    */
   remove(tempId: string, key?: string): Promise<void>;
+  /**
+   * The outbox is closed: what was kept for it, or left to it, is for the next one, of this page too.
+   * What was given before may still be put and removed, and the store be loaded again.
+   */
+  close?(): void;
 }
 
 export interface OutboxOptions {
@@ -58,7 +65,7 @@ export interface OutboxOptions {
 export interface Outbox {
   /**
    * As the client's `send`, for objects. It waits over `disconnect()`, too: only the answer of the
-   * server settles it, or that there was none for too long.
+   * server settles it, or that there was none for too long, or `close()`.
    */
   send(
     event: string,
@@ -67,7 +74,10 @@ export interface Outbox {
   ): Promise<Reply>;
   /** Everything that earlier pages have left has been given to the client. */
   readonly ready: Promise<void>;
-  /** What is kept stays so, for the next page. */
+  /**
+   * What is kept stays so, for the next outbox, and what the client has not got rejects with
+   * `DISCONNECTED`.
+   */
   close(): void;
 }
 
@@ -76,50 +86,56 @@ interface Entry {
   readonly options: SendOptions | undefined;
   /** Its place among those that were given. */
   place?: number;
+  /** What is said of it if it was sent: it may have left. */
+  sent?: HeartlineError["sent"];
   resolve(reply: Reply): void;
   reject(error: HeartlineError): void;
+  /** It stays kept, and this outbox is closed. */
+  leave?(error: HeartlineError): void;
 }
 
+const closed = (tempId?: string, sent: HeartlineError["sent"] = "no") =>
+  Object.assign(new HeartlineError("DISCONNECTED", "the outbox is closed"), { tempId, sent });
+
 /**
- * Keeps what is sent by it, and sends what earlier pages have kept. A store is one user's: give it
- * another name for each.
- *
- * ```ts
- * const outbox = openOutbox(heartline, indexedDb(`outbox of ${userId}`));
- * await outbox.send("message:send", { conversationId: "42", content: "hello" });
- * ```
+ * Gives messages to a client in their order: those for which it has no connection or no room wait
+ * here. `forget` is told of each that is settled.
  */
-export function openOutbox(
-  client: AnyClient,
-  store: OutboxStore,
-  options: OutboxOptions = {},
-): Outbox {
+function line(client: AnyClient, forget: (message: Stored) => void) {
   let isClosed = false;
-  /** Wait for a client that is connected again, or has room. */
-  let parked: Entry[] = [];
-  const unkept = (message?: Stored) => (error: unknown) => options.unkept?.(error, message);
-
+  const parked: Entry[] = [];
   let places = 0;
+  /** The client has refused one, and says why a moment later. */
+  let isRefusing = false;
 
+  const leave = ({ message, sent, ...entry }: Entry) => entry.leave?.(closed(message.tempId, sent));
   const give = (entry: Entry): void => {
     const { message } = entry;
     entry.place ??= places++;
-    // Nobody overtakes those that wait for room.
-    if (parked.length) return void parked.push(entry);
+    if (isClosed) return leave(entry);
+    // Nobody overtakes those that wait for room, or are about to.
+    if (isRefusing || parked.length) return void parked.push(entry);
+    // Whatever the application throws about it, it is done.
     const done = (settle: () => void) => {
-      store.remove(message.tempId, message.key).catch(unkept(message));
-      settle();
+      guarded(settle);
+      forget(message);
     };
-    // Whoever finds no room in an empty queue never will.
-    const isAlone = client.pending.count === 0;
-    client.send(message.event, message.data, entry.options).then(
+    const { pending } = client;
+    const sent = client.send(message.event, message.data, entry.options);
+    const isRefused = (isRefusing = client.pending === pending);
+    sent.then(
       (reply) => done(() => entry.resolve(reply)),
       (error: HeartlineError) => {
-        const isLater = error.code === "QUEUE_FULL" ? !isAlone : error.code === "DISCONNECTED";
-        if (!isLater) return done(() => entry.reject(error));
-        parked.push(entry);
-        // Perhaps what it waits for has come meanwhile.
-        if (client.pending.count === 0) queueMicrotask(again);
+        if (isRefused) isRefusing = false;
+        const { code } = error;
+        // Whoever finds no room in an empty queue never will.
+        const isLater = code === "QUEUE_FULL" ? pending.count > 0 : code === "DISCONNECTED";
+        if (error.sent === "unknown") entry.sent = error.sent;
+        if (isLater && isClosed) leave(entry);
+        else if (isLater) parked.push(entry);
+        else done(() => entry.reject(error));
+        // What it waits for may have come meanwhile; those behind one that is settled wait no more.
+        if (isLater ? client.pending.count === 0 : isRefused) queueMicrotask(again);
       },
     );
   };
@@ -138,9 +154,38 @@ export function openOutbox(
       if (count === 0) queueMicrotask(again);
     }),
   ];
+  const close = () => {
+    isClosed = true;
+    for (const off of offs) off();
+    parked.splice(0).forEach(leave);
+  };
+  return { give, close };
+}
 
-  const ready = store
-    .load((messages) => {
+/**
+ * Keeps what is sent by it, and sends what earlier pages have kept. A store is one user's: give it
+ * another name for each.
+ *
+ * ```ts
+ * const outbox = openOutbox(heartline, indexedDb(`outbox of ${userId}`));
+ * await outbox.send("message:send", { conversationId: "42", content: "hello" });
+ * ```
+ */
+export function openOutbox(
+  client: AnyClient,
+  store: OutboxStore,
+  options: OutboxOptions = {},
+): Outbox {
+  let isClosed = false;
+  const unkept = (message?: Stored) => (error: unknown) =>
+    guarded(() => options.unkept?.(error, message));
+  const { give, close } = line(client, (message) => {
+    const forget = async () => store.remove(message.tempId, message.key);
+    forget().catch(unkept(message));
+  });
+
+  const load = async () =>
+    store.load((messages) => {
       for (const message of messages) {
         if (isClosed) return;
         give({
@@ -150,8 +195,10 @@ export function openOutbox(
           reject: (error) => options.failed?.(message, error),
         });
       }
-    })
-    .catch(unkept());
+    });
+  const ready = load().catch((error) => {
+    if (!isClosed) unkept()(error);
+  });
 
   /** One after another: what is given first is kept first, and sent first. */
   let last: Promise<unknown> = ready;
@@ -159,7 +206,7 @@ export function openOutbox(
     ready,
     send(event, data, sendOptions) {
       return new Promise((resolve, reject) => {
-        if (isClosed) throw new HeartlineError("DISCONNECTED", "the outbox is closed");
+        if (isClosed) throw closed();
         if (typeof data !== "object" || data === null || Array.isArray(data))
           throw new HeartlineError("INVALID_DATA", "only an object has a tempId to be known by");
         const { platform } = client;
@@ -171,13 +218,13 @@ export function openOutbox(
         last = last
           .then(() => store.put(message))
           .catch(unkept(message))
-          .then(() => give({ message, options: sendOptions, resolve, reject }));
+          .then(() => give({ message, options: sendOptions, resolve, reject, leave: reject }));
       });
     },
     close() {
       isClosed = true;
-      for (const off of offs) off();
-      parked = [];
+      close();
+      store.close?.();
     },
   };
 }
@@ -218,73 +265,156 @@ const settled = <T>(request: IDBRequest<T>): Promise<T> =>
   });
 
 /**
- * Keeps messages in the browser's database, for one user: name it after them. Several pages may be
- * open: each sends its own, and one of them those of a page that was closed.
+ * The browser's database of this name: does something in a transaction, and resolves once that is on the
+ * disk. One that has failed, or was closed, is opened anew.
  */
-export function indexedDb(name: string): OutboxStore {
-  const owner = crypto.getRandomValues(new Uint32Array(4)).join("-");
-  const lock = (of: string) => `heartline ${name} ${of}`;
-  const { locks } = navigator as { locks?: LockManager };
+function database(name: string) {
   let opened: Promise<IDBDatabase> | undefined;
-  const open = () =>
-    (opened ??= new Promise<IDBDatabase>((resolve, reject) => {
-      const request = indexedDB.open(`heartline ${name}`, 1);
+  const forget = () => {
+    opened = undefined;
+  };
+  const open = (): Promise<IDBDatabase> => {
+    if (opened) return opened;
+    opened = new Promise<IDBDatabase>((resolve, reject) => {
+      const request = indexedDB.open(name, 1);
       request.onupgradeneeded = () =>
         request.result
           .createObjectStore(TABLE, { keyPath: "number", autoIncrement: true })
           .createIndex("tempId", "tempId");
-      request.onsuccess = () => resolve(request.result);
+      request.onsuccess = () => {
+        const { result } = request;
+        result.onclose = forget;
+        // Whoever deletes it, or changes it, waits until it is closed everywhere.
+        result.onversionchange = () => {
+          forget();
+          result.close();
+        };
+        resolve(result);
+      };
       request.onerror = () => reject(request.error);
-    }));
-  /** Does something, and resolves once it is on the disk. */
-  const change = async <T>(work: (table: IDBObjectStore) => Promise<T>): Promise<T> => {
-    const transaction = (await open()).transaction(TABLE, "readwrite");
+    });
+    opened.catch(forget);
+    return opened;
+  };
+  return async <T>(
+    work: (table: IDBObjectStore) => Promise<T>,
+    mode: IDBTransactionMode = "readwrite",
+  ): Promise<T> => {
+    const begin = async () => (await open()).transaction(TABLE, mode);
+    const transaction = await begin().catch(() => {
+      // It was closed meanwhile.
+      forget();
+      return begin();
+    });
     const done = new Promise<void>((resolve, reject) => {
       transaction.oncomplete = () => resolve();
-      transaction.onerror = transaction.onabort = () => reject(transaction.error);
+      transaction.onabort = () => reject(transaction.error);
     });
-    const result = await work(transaction.objectStore(TABLE));
-    await done;
+    const [result] = await Promise.all([work(transaction.objectStore(TABLE)), done]);
     return result;
   };
+}
+
+/** What is in a row. */
+const stored = ({ number: _, owner: __, tempId, ...rest }: Row): Stored => ({
+  ...rest,
+  key: tempId,
+  tempId: `${rest.data.tempId}`,
+});
+
+/**
+ * What pages say to each other, where they can: whose something is. It is said while that is being
+ * written; whoever hears it looks for it after that.
+ */
+function word(name: string) {
+  const { BroadcastChannel: Channel } = globalThis as {
+    BroadcastChannel?: typeof BroadcastChannel;
+  };
+  return {
+    say(owner: string) {
+      if (!Channel) return;
+      const channel = new Channel(name);
+      channel.postMessage(owner);
+      channel.close();
+    },
+    hear(heard: (owner: string) => void, { signal }: AbortController) {
+      if (!Channel) return;
+      const channel = new Channel(name);
+      channel.onmessage = ({ data }) => heard(data);
+      signal.addEventListener("abort", () => channel.close());
+    },
+  };
+}
+
+/**
+ * Keeps messages in the browser's database, for one user: name it after them. Several pages may be
+ * open: each sends its own, and one of them those of a page that was closed.
+ */
+export function indexedDb(name: string): OutboxStore {
+  const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+  let owner = random();
+  let closing = new AbortController();
+  const lock = (of: string) => `heartline ${name} ${of}`;
+  const { locks } = navigator as { locks?: LockManager };
+  const { say, hear } = word(`heartline ${name}`);
+  const change = database(`heartline ${name}`);
   const all = (table: IDBObjectStore) => settled(table.getAll()) as Promise<Row[]>;
-  /** Takes over what others have left. */
-  const claim = (of: (row: Row) => boolean): Promise<Row[]> =>
-    change(async (table) => {
-      const rows = (await all(table)).filter(of);
-      for (const row of rows) table.put({ ...row, owner });
-      return rows;
-    });
   return {
     async load(found) {
-      const tell = (rows: Row[]) =>
-        found(
-          rows.map(({ number: _, owner: __, tempId, ...message }) => ({
-            ...message,
-            key: tempId,
-            tempId: `${message.data.tempId}`,
-          })),
-        );
-      if (!locks) return tell(await claim((row) => row.owner !== owner));
-      // Held until the page is gone.
-      void locks.request(lock(owner), () => new Promise(() => {}));
-      const owners = new Set((await change(all)).map((row) => row.owner));
-      const taken = [...owners].map((other) =>
-        // Granted when that page is gone, be it much later.
-        locks.request(lock(other), async () => tell(await claim((row) => row.owner === other))),
+      if (closing.signal.aborted) {
+        closing = new AbortController();
+        owner = random();
+      }
+      const { signal } = closing;
+      const own = owner;
+      /** Takes over what others have left, and tells whether it is this page's now. */
+      const claim = async (of: (row: Row) => boolean): Promise<boolean> => {
+        const taken = await change(async (table) => {
+          const rows = (await all(table)).filter((row) => !signal.aborted && of(row));
+          for (const row of rows) table.put({ ...row, owner: own });
+          if (rows.length) say(own);
+          return rows;
+        }).catch(() => undefined);
+        // Where nothing can be written any more they are sent all the same.
+        const rows = taken ?? (await change(all, "readonly")).filter(of);
+        found(rows.map(stored));
+        return !!taken;
+      };
+      if (!locks) return void (await claim((row) => row.owner !== own));
+      const gone = new Promise<void>((resolve) =>
+        signal.addEventListener("abort", () => resolve()),
       );
+      // Held until the page is gone, or this is closed.
+      locks.request(lock(own), { signal }, () => gone).catch(() => {});
+      /** Whose are waited for, or need not be. */
+      const waited = new Set([own]);
+      const take = (other: string): Promise<void> | undefined => {
+        if (waited.has(other)) return;
+        waited.add(other);
+        // Granted when that page is gone, be it much later.
+        return locks.request(lock(other), { signal }, async () => {
+          waited.delete(other);
+          // What is that page's still, no other one is to send as well.
+          if (!(await claim((row) => row.owner === other))) await gone;
+        });
+      };
+      hear((other) => void take(other)?.catch(() => {}), closing);
+      const taken = (await change(all, "readonly")).map((row) => take(row.owner));
       const late = new Promise<void>((resolve) => setTimeout(resolve, LOCK_TIME));
       await Promise.race([Promise.all(taken), late]);
     },
     put: ({ key, ...message }) =>
-      change((table) =>
-        settled(table.add({ ...message, tempId: key ?? message.tempId, owner })),
-      ).then(() => {}),
+      change(async (table) => {
+        const added = settled(table.add({ ...message, tempId: key ?? message.tempId, owner }));
+        say(owner);
+        await added;
+      }),
     remove: (tempId, key = tempId) =>
       change(async (table) => {
         const keys = await settled(table.index("tempId").getAllKeys(key));
         for (const number of keys) table.delete(number);
       }),
+    close: () => closing.abort(),
   };
 }
 

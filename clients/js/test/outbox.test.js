@@ -2,10 +2,19 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { memory, openOutbox, warnBeforeUnload } from "../dist/outbox.js";
-import { HELLO, connected, outcome, settled, start } from "./fake.js";
+import { HELLO, connected, outcome, settled, start, thrown } from "./fake.js";
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const contents = (link) => link.find("message:send").map(({ data }) => data.content);
+/** What was kept: one message of each size, as JSON in bytes, by the names "0", "1", and so on. */
+const sizes = (...all) =>
+  new Map(
+    all.map((size, n) => {
+      const data = { tempId: `${n}`, x: "" };
+      data.x = "x".repeat(size - JSON.stringify(data).length);
+      return [data.tempId, { tempId: data.tempId, event: "e", data, at: 0 }];
+    }),
+  );
 const send = (outbox, content) => outbox.send("message:send", { content, tempId: `t ${content}` });
 
 describe("an outbox", () => {
@@ -156,6 +165,67 @@ describe("an outbox", () => {
     all.client.disconnect();
   });
 
+  it("loses no message to a store that throws, nor to an app that throws when it is told", async () => {
+    const all = connected();
+    const broken = () => {
+      throw new Error("the disk is gone");
+    };
+    const told = [];
+    const errors = await thrown(async () => {
+      const outbox = openOutbox(
+        all.client,
+        { load: broken, put: broken, remove: broken },
+        {
+          unkept: ({ message }, { data }) => {
+            told.push(data.content);
+            throw new Error(`${message} for ${data.content}`);
+          },
+        },
+      );
+      const sent = ["one", "two"].map((content) => send(outbox, content));
+      await outbox.ready;
+      await turn();
+      assert.deepEqual(contents(all.link), ["one", "two"]);
+      for (const { reply } of all.link.find("message:send")) reply({ ok: true });
+      for (const one of sent) assert.equal(await outcome(one), "done");
+    });
+    // There is no message that the load is about.
+    assert.equal(errors[0] instanceof TypeError, true);
+    assert.deepEqual(told, ["one", "two", "one", "two"]);
+    assert.deepEqual(
+      errors.slice(1).map(({ message }) => message),
+      told.map((content) => `the disk is gone for ${content}`),
+    );
+    all.client.disconnect();
+  });
+
+  it("forgets what is settled, whatever the app throws about it", async () => {
+    const old = (tempId) => [tempId, { tempId, event: "e", data: { tempId }, at: 0 }];
+    const kept = new Map(["taken", "refused"].map(old));
+    const all = connected();
+    const errors = await thrown(async () => {
+      openOutbox(all.client, memory(kept), {
+        sent: () => {
+          throw new Error("sent");
+        },
+        failed: () => {
+          throw new Error("failed");
+        },
+      });
+      await turn();
+      const [taken, refused] = all.link.find("e");
+      taken.reply({ ok: true });
+      refused.reply({ ok: false, code: "FORBIDDEN" });
+      await turn();
+    });
+    assert.deepEqual(
+      errors.map(({ message }) => message),
+      ["sent", "failed"],
+    );
+    assert.equal(kept.size, 0);
+    all.client.disconnect();
+  });
+
   it("keeps the order of the calls where the client's queue is full", async () => {
     const all = connected({ queue: 2 });
     const outbox = openOutbox(all.client, memory());
@@ -179,11 +249,103 @@ describe("an outbox", () => {
     all.client.disconnect();
   });
 
+  it("lets no small message overtake a large one that waits for room", async () => {
+    const all = connected({ queueBytes: 100 });
+    openOutbox(all.client, memory(sizes(60, 60, 30)));
+    await turn();
+    const names = () => all.link.find("e").map(({ data }) => data.tempId);
+    assert.deepEqual(names(), ["0"]);
+    all.link.find("e")[0].reply({ ok: true });
+    await turn();
+    assert.deepEqual(names(), ["0", "1", "2"]);
+    all.client.disconnect();
+  });
+
+  it("sends what is behind one that the client's queue could never hold", async () => {
+    const all = connected({ queueBytes: 100 });
+    const failed = [];
+    openOutbox(all.client, memory(sizes(200, 60, 300, 30)), {
+      failed: ({ tempId }, { code }) => failed.push([tempId, code]),
+    });
+    for (const tempId of ["1", "3"]) {
+      await turn();
+      const said = all.link.said.splice(0);
+      assert.deepEqual(
+        said.map(({ data }) => data.tempId),
+        [tempId],
+      );
+      said[0].reply({ ok: true });
+    }
+    assert.deepEqual(failed, [
+      ["0", "QUEUE_FULL"],
+      ["2", "QUEUE_FULL"],
+    ]);
+    all.client.disconnect();
+  });
+
   it("refuses what the client's queue could never hold", async () => {
     const all = start({ queueBytes: 100 });
     const outbox = openOutbox(all.client, memory());
     assert.equal(await outcome(send(outbox, "x".repeat(100))), "QUEUE_FULL");
     all.client.disconnect();
+  });
+
+  it("keeps what it has not sent when it is closed, and says so to whoever waits for it", async () => {
+    const kept = new Map([["old", { tempId: "old", event: "e", data: { tempId: "old" }, at: 0 }]]);
+    const all = connected();
+    const ends = [];
+    const outbox = openOutbox(
+      all.client,
+      { ...memory(kept), close: () => ends.push("closed") },
+      { failed: ({ tempId }) => ends.push(tempId) },
+    );
+    const give = (content) =>
+      send(outbox, content).catch(({ code, sent, tempId }) => ends.push([tempId, code, sent]));
+    give("out");
+    await turn();
+    all.client.disconnect();
+    give("parked");
+    await turn();
+    assert.deepEqual(ends, []);
+    give("given");
+    outbox.close();
+    give("late");
+    await turn();
+    assert.deepEqual(ends, [
+      "closed",
+      ["t out", "DISCONNECTED", "unknown"],
+      ["t parked", "DISCONNECTED", "no"],
+      [undefined, "DISCONNECTED", "no"],
+      ["t given", "DISCONNECTED", "no"],
+    ]);
+    assert.deepEqual(
+      [...kept.values()].map(({ tempId }) => tempId),
+      ["old", "t out", "t parked", "t given"],
+    );
+  });
+
+  it("keeps what the client has when it is closed, until the server has taken it", async () => {
+    const kept = new Map();
+    const first = start();
+    const before = openOutbox(first.client, memory(kept));
+    const sent = send(before, "one");
+    await turn();
+    before.close();
+    assert.equal(await outcome(sent), "pending");
+    first.client.disconnect();
+    assert.equal(await outcome(sent), "DISCONNECTED");
+    await turn();
+    assert.equal(kept.size, 1);
+
+    const next = start();
+    const after = openOutbox(next.client, memory(kept));
+    await turn();
+    after.close();
+    next.link.events.hello(HELLO);
+    next.link.find("message:send")[0].reply({ ok: true });
+    await turn();
+    assert.equal(kept.size, 0);
+    next.client.disconnect();
   });
 
   it("takes nothing that JSON does not carry, and nothing without a name", async () => {

@@ -16,7 +16,7 @@ const LIMITS = {
   "live, small, all": [7_750, { module: "live", part: "createSmallClient, page, resuming, rooms" }],
   // With all of that, with what fills in missed messages, and rooms as objects.
   live: [9_300, { part: "createClient" }],
-  outbox: [1_950],
+  outbox: [2_550],
   people: [1_350],
   presence: [1_770],
   // Bindings to frameworks weigh the same. All of React's but presence, as a page gets it that
