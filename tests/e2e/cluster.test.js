@@ -600,6 +600,13 @@ describe("a cluster's operators", { timeout: 180000 }, () => {
       1,
     );
     await ann.hear("told");
+    // As much as a message may have, and twice as much on its way to the other node.
+    const data = Array(230_000).fill("a");
+    const large = { method: "POST", body: { event: "large", data } };
+    assert.deepEqual((await one.api(`/v1/connections/${ann.id}/emit`, large)).body, { delivered: 1 });
+    assert.equal((await ann.hear("large")).length, data.length);
+    const many = { method: "POST", body: { users: Array(1001).fill("ann") } };
+    assert.equal((await one.api("/v1/rooms/r/members", many)).status, 400);
     // What was sent to one node under a key is not done again by another.
     const answers = [];
     for (const node of [one, two, one]) {
