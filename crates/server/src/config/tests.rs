@@ -272,6 +272,8 @@ fn what_cannot_work_is_refused_with_the_right_form() {
         ("devices.max=0", "at least 1"),
         ("limits.messages={count=0,window=\"10s\"}", "at least 1"),
         ("presence.offline_grace=999999d", "366d"),
+        ("invites.url=https://app.example/", "/invite/{code}"),
+        ("invites.url=app.example/invite/{code}", "https://app"),
         ("cluster.advertise=0.0.0.0:7000", "10.0.0.7:7000"),
         ("cluster.socketio_key=", "socket.io"),
         ("cluster.url=localhost:6379", "redis://"),
@@ -286,6 +288,31 @@ fn what_cannot_work_is_refused_with_the_right_form() {
     }
     let cookie = ["auth.jwt.cookie=session", "server.allowed_origins=*"];
     assert!(wrong(&cookie).contains("name the origins"));
+}
+
+#[test]
+fn an_invites_address_has_its_code_where_it_is_found_again() {
+    for lost in [
+        "https://app.example/welcome?code={code}",
+        "https://app.example/#/invite/{code}",
+        "https://app.example/join?token={code}",
+        "https://app.example/{code}/accept",
+        "https://{code}.app.example/",
+    ] {
+        let wrong = wrong(&[&format!("invites.url={lost}")]);
+        assert!(
+            wrong.contains("like \"https://app.example/invite/{code}\""),
+            "{wrong}"
+        );
+    }
+    for found in [
+        "https://app.example/invite/{code}",
+        "https://app.example/{code}?from=mail#top",
+        "https://app.example/join?code={code}",
+        "https://app.example/i/{code}/accept",
+    ] {
+        assert!(set(&[&format!("invites.url={found}")]).is_ok(), "{found}");
+    }
 }
 
 #[test]
