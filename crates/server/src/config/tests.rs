@@ -327,6 +327,7 @@ fn what_can_be_understood_is_understood() {
         "server.max_connections=1_000",
         "server.compression=false",
         "server.client_files=OFF",
+        "server.client_files=/of/the/machine/that/serves",
         "server.drain_spread=0s",
         "server.connect_timeout=45 sec",
         "auth.mode=Optional",
