@@ -291,6 +291,27 @@ fn what_cannot_work_is_refused_with_the_right_form() {
 }
 
 #[test]
+fn wallets_get_tokens_that_are_let_in() {
+    let kind = |text: &str| format!("auth.wallet.user_type={text}");
+    let (long, longest) = ("x".repeat(257), "x".repeat(256));
+    for bad in [&*long, "\"a\\u0007b\"", "\"a\\nb\""] {
+        let wrong = wrong(&[&kind(bad)]);
+        assert!(wrong.contains("at most 256 bytes"), "{wrong}");
+    }
+    for ttl in ["999ms", "1ms"] {
+        let wrong = wrong(&[&format!("auth.wallet.token_ttl={ttl}")]);
+        assert!(wrong.contains("at least 1s"), "{wrong}");
+    }
+    for good in [
+        &*kind("player"),
+        &kind(&longest),
+        "auth.wallet.token_ttl=1s",
+    ] {
+        assert!(set(&[good]).is_ok(), "{good}");
+    }
+}
+
+#[test]
 fn an_invites_address_has_its_code_where_it_is_found_again() {
     for lost in [
         "https://app.example/welcome?code={code}",
