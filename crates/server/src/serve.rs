@@ -93,6 +93,7 @@ pub(crate) fn run(loaded: Loaded, dev: bool) -> Result<(), Exit> {
         return Err(refuse(Exit::BadConfiguration, what));
     }
     crate::logs::start(&settings);
+    crate::logs::note_override(&settings);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
