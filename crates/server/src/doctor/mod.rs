@@ -135,7 +135,7 @@ fn kept(settings: &Settings) -> Vec<Check> {
         Some(path) => ("recovery.journal", path.clone()),
         None => ("recovery.window", settings.store.stopped()),
     };
-    disk::look("journal", key, &folder_of(&path))
+    disk::look("journal", key, &folder_of(&path), None)
 }
 
 /// The folder of a file.
