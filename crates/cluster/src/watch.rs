@@ -49,7 +49,7 @@ fn differences<'a>(
     own: &'a NodeInfo,
     other: &'a NodeInfo,
 ) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
-    let difference = |key: &str| {
+    let difference = move |key: &str| {
         let (here, there) = (own.settings.get(key)?, other.settings.get(key)?);
         (here != there).then_some((&**here, &**there))
     };

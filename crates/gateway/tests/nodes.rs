@@ -216,7 +216,10 @@ async fn as_much_as_a_message_may_have_reaches_a_socket_of_another_node() {
         tag: other.tag,
         ..OneOf::these(Peers::default())
     };
-    let (there, address) = start(Gateway::builder(config()).backplane(there)).await;
+    let mut set = config();
+    set.send_buffer = 4 * set.max_payload;
+    let most = set.max_payload;
+    let (there, address) = start(Gateway::builder(set).backplane(there)).await;
     tokio::spawn(async move { there.serve_nodes(listener).await });
     let peers = Peers {
         believed: vec![other],
@@ -226,7 +229,6 @@ async fn as_much_as_a_message_may_have_reaches_a_socket_of_another_node() {
     let mut client = Client::open(&address).await;
     client.send("40").await;
     let sid = client.next().await.split('"').nth(3).unwrap().to_owned();
-    let most = config().max_payload;
     let names = format!("[\"a\"{}]", ",\"a\"".repeat(230_000 - 1));
     // Nothing is longer on its way than what is all quotation marks.
     let quotes = format!("\"{}\"", "\\\"".repeat((most - 2) / 2));

@@ -33,12 +33,11 @@ pub(super) fn is_section(name: &str) -> bool {
 pub(super) fn namespace_of_section(name: &str) -> Option<String> {
     let (namespace, section) = namespace_key(name)?;
     let below = |key: &Key| {
-        let rest = key.name.strip_prefix(section)?.strip_prefix('.');
-        rest.filter(|_| matches!(key.apply, Apply::Namespace(_)))
-            .map(drop)
+        let rest = key.name.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with('.')) && matches!(key.apply, Apply::Namespace(_))
     };
-    keys::all().find_map(below)?;
-    Some(format!("{NAMESPACES}\"{namespace}\""))
+    let is_section = keys::all().any(below);
+    is_section.then(|| format!("{NAMESPACES}\"{namespace}\""))
 }
 
 /// The key of this name, in a namespace or not.
