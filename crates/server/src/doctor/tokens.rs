@@ -128,11 +128,12 @@ mod tests {
     #[cfg(unix)]
     #[tokio::test]
     async fn a_private_key_is_shown_as_one_and_read_by_its_owner_alone() {
+        use std::fs::Permissions;
         use std::os::unix::fs::PermissionsExt as _;
         let file = std::env::temp_dir().join(format!("heartline-key-{}.pem", std::process::id()));
         let looked = async |pem: &str, mode: u32| {
             std::fs::write(&file, pem).unwrap();
-            std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+            std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
             let jwt = JwtSettings {
                 wallet_key: file.to_str().map(Into::into),
                 ..JwtSettings::default()
