@@ -5,7 +5,8 @@ import { spawn } from "node:child_process";
 import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import {
-  chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync,
+  chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync,
+  writeFileSync,
 } from "node:fs";
 import { createServer } from "node:https";
 import { tmpdir } from "node:os";
@@ -59,6 +60,13 @@ function assemble(all, stage, root, outside) {
 const all = stages(readFileSync(CONTAINERFILE, "utf8"), { BINARY: "packed" });
 const image = all.at(-1);
 const value = (word) => image.lines.find((line) => line.word === word)?.rest;
+
+/** What the image's processes find in their environment; nothing of where its messages are. */
+const ENVIRONMENT = {
+  HEARTLINE__STORE__URL: undefined,
+  ...Object.fromEntries(image.lines.filter(({ word }) => word === "ENV")
+    .map(({ rest }) => [rest.split("=")[0], rest.slice(rest.indexOf("=") + 1)])),
+};
 
 /** An authority of our own and a certificate of it for localhost, made by openssl. */
 function authority(path) {
@@ -123,11 +131,13 @@ async function serves(t, root) {
   const { publicKey, privateKey } = generateKeyPairSync("ed25519");
   const port = await freePort();
   const node = await serve(t, inside(complete(root)), port, {
+    ...ENVIRONMENT,
     HEARTLINE__SERVER__LISTEN: `127.0.0.1:${port}`,
     HEARTLINE__ADMIN__LISTEN: "127.0.0.1:0",
     HEARTLINE__AUTH__JWT__JWKS_URL: await keySet(t, publicKey),
   });
   if (IS_ROOT) {
+    await until(() => /messages are kept in memory/.test(node.log), "where messages are");
     const status = readFileSync(`/proc/${node.child.pid}/status`, "utf8");
     assert.match(status, /^Uid:\t65532\t/m);
   }
@@ -143,6 +153,26 @@ test("the image's files are enough for a node, also for keys over HTTPS", async 
   const root = join(folder(t), "root");
   cpSync(assembled, root, { recursive: true });
   await serves(t, root);
+});
+
+test("where a mounted file says that messages are, they are", async (t) => {
+  const root = join(folder(t), "root");
+  cpSync(assembled, root, { recursive: true });
+  const messages = join(root, "messages");
+  mkdirSync(messages);
+  if (IS_ROOT) chownSync(messages, ...value("USER").split(":").map(Number));
+  writeFileSync(join(root, "heartline.toml"),
+    '[store]\nurl = "sqlite:///messages/heartline.db"\n');
+  const port = await freePort();
+  const command = [...inside(complete(root)), "--config", "/heartline.toml"];
+  const node = await serve(t, command, port, {
+    ...ENVIRONMENT,
+    HEARTLINE__SERVER__LISTEN: `127.0.0.1:${port}`,
+    HEARTLINE__ADMIN__LISTEN: "127.0.0.1:0",
+    HEARTLINE__AUTH__JWT__SECRET: SECRET,
+  });
+  assert.ok(existsSync(join(messages, "heartline.db")), node.log);
+  assert.deepEqual(await node.stop(), { code: 0, signal: null });
 });
 
 test(

@@ -600,6 +600,13 @@ describe("a cluster's operators", { timeout: 180000 }, () => {
       1,
     );
     await ann.hear("told");
+    // As much as a message may have, and twice as much on its way to the other node.
+    const data = Array(230_000).fill("a");
+    const large = { method: "POST", body: { event: "large", data } };
+    assert.deepEqual((await one.api(`/v1/connections/${ann.id}/emit`, large)).body, { delivered: 1 });
+    assert.equal((await ann.hear("large")).length, data.length);
+    const many = { method: "POST", body: { users: Array(1001).fill("ann") } };
+    assert.equal((await one.api("/v1/rooms/r/members", many)).status, 400);
     // What was sent to one node under a key is not done again by another.
     const answers = [];
     for (const node of [one, two, one]) {
@@ -657,8 +664,10 @@ describe("a cluster's operators", { timeout: 180000 }, () => {
 describe("a cluster that was set up wrongly", { timeout: 180000 }, () => {
   it("says once which setting differs, and which node is not reached", async () => {
     const set = (id) => ({ "server.node_id": id, ...cluster() });
-    const one = await serve({ ...set("n1"), "presence.offline_grace": "2s" });
-    const two = await serve({ ...set("n2"), "cluster.advertise": `127.0.0.1:${await freePort()}` });
+    const one = await serve({ ...set("n1"), "presence.offline_grace": "2s", "server.max_payload": "1MB",
+      "namespaces./chat.auth.mode": "optional" });
+    const two = await serve({ ...set("n2"), "cluster.advertise": `127.0.0.1:${await freePort()}`,
+      "server.max_payload": "1_000_000", "namespaces./chat": "true" });
     open.push(one, two);
     await Promise.all([one, two].map(ready));
     const says = (node, text) => node.log.split(text).length - 1;
@@ -667,6 +676,8 @@ describe("a cluster that was set up wrongly", { timeout: 180000 }, () => {
     await until(() => says(two, "presence.offline_grace is") > 0, "the setting is named");
     assert.equal(says(one, 'presence.offline_grace is "2s" on this node and "0s" on node n2'), 1);
     assert.equal(says(two, 'presence.offline_grace is "0s" on this node and "2s" on node n1'), 1);
+    assert.equal(says(one, 'namespaces."/chat".auth.mode is "optional" on this node and "required" on node n2'), 1);
+    assert.equal(says(one, "max_payload is"), 0);
     assert.equal(says(two, "does not reach another"), 0);
     assert.equal(says(one, "lease_ttl is"), 0);
   });

@@ -124,6 +124,22 @@ describe("doctor", () => {
     assert.ok(!ran.stdout.includes("nineteen"));
   });
 
+  it("finds a password in a URL that all can read, and that files to serve are not there", async () => {
+    const config = join(folder, "shared.toml");
+    const of = async (text, mode) => {
+      writeFileSync(config, text);
+      chmodSync(config, mode);
+      return run(await well({ "server.client_files": folder }), "--config", config);
+    };
+    const url = '[auth.jwt]\njwks_url = "http://127.0.0.1:9/keys?api_key=hunter2"\n';
+    const shared = await of(url, 0o644);
+    assert.match(shared.stdout, /^warning +configuration .*shared\.toml.* -> chmod o-rwx/m);
+    assert.ok(!shared.stdout.includes("hunter2"));
+    assert.doesNotMatch((await of(url, 0o640)).stdout, /shared\.toml/);
+    const gone = diagnosis(await well({ "server.client_files": join(folder, "none") }));
+    assert.deepEqual(gone.short, ["configuration: problem"]);
+  });
+
   it("finds a file that is none of ours, and one that is damaged", async () => {
     const path = join(folder, "other.db");
     writeFileSync(path, "this is no database, and it has some bytes".repeat(100));

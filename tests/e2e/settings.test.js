@@ -234,6 +234,13 @@ describe("the command line", () => {
     // Folders are those of the machine that serves: `doctor` looks at them there, and a service makes its own.
     const journal = ["recovery.window=1m", "recovery.journal=/nowhere/journal"];
     assert.equal((await heartline(["config", "check", ...journal.flatMap((one) => ["--set", one])])).code, 0);
+    const files = ["--set", "server.client_files=/nowhere/dist", "--set", `auth.jwt.secret=${SECRET}`];
+    for (const command of [["config", "check"], ["token", "--user", "ann"]]) {
+      assert.equal((await heartline([...command, ...files])).code, 0, command[0]);
+    }
+    const served = await heartline(["serve", ...files]);
+    assert.equal(served.code, 2);
+    assert.match(served.stderr, /server\.client_files must be a folder that is there, not "\/nowhere\/dist"/);
     const none = await heartline(["config", "check"]);
     // `serve --dev` takes it.
     assert.equal(none.code, 0);

@@ -54,7 +54,8 @@ pub struct Settings {
     pub version: String,
     /// `cluster.socketio_adapter`.
     pub socketio_adapter: SocketIoAdapter,
-    /// Settings that all nodes should have alike, by their keys: others see them.
+    /// Settings that all nodes should have alike, by their keys, in a form that is the same where
+    /// they mean the same: others see them.
     pub alike: Vec<(String, String)>,
     /// `cluster.socketio_key`: what the names of the adapter's channels begin with.
     pub socketio_key: String,

@@ -340,8 +340,10 @@ pub struct NodeInfo {
     /// Whether it answers others who ask whether it lives, and asks them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probed: bool,
-    /// Settings that all nodes should have alike, by their keys.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// Settings that all nodes should have alike, by their keys, as they were understood: in the
+    /// member `alike`. Earlier builds have theirs in `settings` as they were written, which says
+    /// nothing of what they mean, and is not compared.
+    #[serde(rename = "alike", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<Arc<str>, Arc<str>>,
 }
 

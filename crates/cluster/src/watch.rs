@@ -43,16 +43,28 @@ impl Seen {
     }
 }
 
-/// The settings that another node has otherwise: its key, what is set here, and what there.
+/// The settings that another node has otherwise: its key, what is set here, and what there. Where
+/// `/` differs in the same way as another namespace, that is one difference.
 fn differences<'a>(
     own: &'a NodeInfo,
     other: &'a NodeInfo,
 ) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
-    own.settings.iter().filter_map(|(key, here)| {
+    let difference = move |key: &str| {
+        let (here, there) = (own.settings.get(key)?, other.settings.get(key)?);
+        (here != there).then_some((&**here, &**there))
+    };
+    own.settings.keys().filter_map(move |key| {
         // A node of another version may not have it.
-        let there = other.settings.get(key)?;
-        (here != there).then_some((&**key, &**here, &**there))
+        let (here, there) = difference(key)?;
+        let is_of_all = key_of_root(key).is_some_and(|key| difference(key) == Some((here, there)));
+        (!is_of_all).then_some((&**key, here, there))
     })
+}
+
+/// The key of `/` for that of another namespace, `auth.mode` for `namespaces."/chat".auth.mode`.
+fn key_of_root(key: &str) -> Option<&str> {
+    let (_, of_root) = key.strip_prefix("namespaces.\"")?.split_once("\".")?;
+    Some(of_root)
 }
 
 /// The same as sentences, each with its key. `own` are the settings of `this`.
@@ -180,5 +192,39 @@ mod tests {
         let other = with(&[("a", "1"), ("b", "4")]);
         let all: Vec<_> = differences(&own, &other).collect();
         assert_eq!(all, [("b", "2", "4")]);
+    }
+
+    #[test]
+    fn what_is_otherwise_in_all_namespaces_is_named_once() {
+        const OTHER: &str = "namespaces.\"/a\".mode";
+        let with = |root: &str, other: &str| NodeInfo {
+            settings: [("mode", root), (OTHER, other)]
+                .map(|(key, value)| (key.into(), value.into()))
+                .into(),
+            ..NodeInfo::default()
+        };
+        let named = |own: &NodeInfo, other: &NodeInfo| -> Vec<String> {
+            let all = differences(own, other);
+            all.map(|(key, _, _)| key.to_owned()).collect()
+        };
+        let own = with("x", "x");
+        assert_eq!(named(&own, &with("x", "x")), <[&str; 0]>::default());
+        assert_eq!(named(&own, &with("y", "y")), ["mode"]);
+        assert_eq!(named(&own, &with("x", "y")), [OTHER]);
+        assert_eq!(named(&own, &with("y", "z")), ["mode", OTHER]);
+    }
+
+    #[test]
+    fn what_an_earlier_build_tells_as_it_was_written_is_not_compared() {
+        let earlier =
+            r#"{"nodeId":"n","tag":1,"address":"","version":"0","settings":{"a":"\"1\""}}"#;
+        let earlier: NodeInfo = serde_json::from_str(earlier).unwrap();
+        let own = NodeInfo {
+            settings: [("a".into(), "1".into())].into(),
+            ..NodeInfo::default()
+        };
+        assert_eq!(differences(&own, &earlier).count(), 0);
+        // Nor does an earlier build compare what is told here.
+        assert!(!serde_json::to_string(&own).unwrap().contains("settings"));
     }
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use heartline_core::auth::RoomPattern;
+use heartline_wire::invite;
 use ipnet::IpNet;
 
 /// Settings of one gateway.
@@ -189,6 +190,14 @@ impl Config {
                 return Err(format!("{name} must be at least 1"));
             }
         }
+        let template = self.conversations.invite_url.as_deref();
+        if template.is_some_and(|template| !invite::is_template(template)) {
+            return Err(
+                "conversations.invite_url must have {code} where invite:join finds it, like \
+                 \"https://app.example/invite/{code}\""
+                    .into(),
+            );
+        }
         if self.worker_threads > MAX_THREADS {
             return Err(format!("worker_threads must be at most {MAX_THREADS}"));
         }
@@ -322,7 +331,7 @@ pub struct ConversationsConfig {
     pub access: ConversationAccess,
     /// Whether everybody in a conversation is told how far its members have read.
     pub receipts: bool,
-    /// The address of an invite, with `{code}` in it.
+    /// The address of an invite, with `{code}` in it where `invite:join` finds a code.
     pub invite_url: Option<String>,
 }
 

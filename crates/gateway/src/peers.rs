@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 /// How long an answer may take, besides what the question itself waits for.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Sockets of one tenant by where they are, on all nodes.
+/// Sockets of one tenant by where they are, on all nodes. Another node takes a question of 2 MiB at
+/// least: some thousand names.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sockets {
     /// Their tenant.

@@ -27,6 +27,7 @@ const OWN: u32 = 4;
 
 /// One node of a cluster, whose others are told.
 struct OneOf {
+    tag: u32,
     local: LocalBackplane,
     peers: Peers,
     /// What all nodes have of any user; `None`: that is not known.
@@ -40,6 +41,7 @@ impl OneOf {
             unix_millis: 1,
         };
         OneOf {
+            tag: OWN,
             local: LocalBackplane::new(Duration::ZERO, Box::new(now)),
             peers,
             sockets: None,
@@ -81,7 +83,7 @@ impl Backplane for OneOf {
     }
 
     fn tag(&self) -> Option<u32> {
-        Some(OWN)
+        Some(self.tag)
     }
 
     fn secret(&self) -> Option<Arc<str>> {
@@ -205,6 +207,36 @@ async fn one_connection_that_fails_costs_no_node_its_part_of_a_page() {
     let (gateway, _) = gateway_among(peers).await;
     let page = gateway.connections(<_>::default(), None, 9).await.unwrap();
     assert_eq!(page.missing.unreachable, ["n1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_much_as_a_message_may_have_reaches_a_socket_of_another_node() {
+    let (listener, other) = silent(1).await;
+    let there = OneOf {
+        tag: other.tag,
+        ..OneOf::these(Peers::default())
+    };
+    let mut set = config();
+    set.send_buffer = 4 * set.max_payload;
+    let most = set.max_payload;
+    let (there, address) = start(Gateway::builder(set).backplane(there)).await;
+    tokio::spawn(async move { there.serve_nodes(listener).await });
+    let peers = Peers {
+        believed: vec![other],
+        ..Peers::default()
+    };
+    let (gateway, _) = gateway_among(peers).await;
+    let mut client = Client::open(&address).await;
+    client.send("40").await;
+    let sid = client.next().await.split('"').nth(3).unwrap().to_owned();
+    let names = format!("[\"a\"{}]", ",\"a\"".repeat(230_000 - 1));
+    // Nothing is longer on its way than what is all quotation marks.
+    let quotes = format!("\"{}\"", "\\\"".repeat((most - 2) / 2));
+    for data in [&names, &quotes] {
+        let emitted = gateway.emit(&sid, "news", data, None).await;
+        assert_eq!(emitted, Ok(Ok(None)), "{} bytes", data.len());
+        assert!(client.hear("news").await.contains(data));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

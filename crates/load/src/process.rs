@@ -1,5 +1,6 @@
 //! What a process on this machine uses, read from `/proc`.
 
+use std::cell::Cell;
 use std::fs;
 
 /// Resident memory and CPU time of some processes together.
@@ -9,6 +10,32 @@ pub(crate) struct Usage {
     pub(crate) resident: u64,
     /// Microseconds on a processor, of all threads.
     pub(crate) cpu: u64,
+}
+
+/// Processes whose use is read again and again, until one of them is gone.
+pub(crate) struct Watched<'a> {
+    pids: &'a [u32],
+    is_gone: Cell<bool>,
+}
+
+impl<'a> Watched<'a> {
+    pub(crate) fn new(pids: &'a [u32]) -> Self {
+        let is_gone = Cell::new(false);
+        Watched { pids, is_gone }
+    }
+
+    /// What they use now. Once one of them is gone that is nothing, and a difference means nothing
+    /// either.
+    pub(crate) fn usage(&self) -> Usage {
+        let used = usage(self.pids);
+        self.is_gone.set(self.is_gone.get() || used.is_none());
+        used.unwrap_or_default()
+    }
+
+    /// Whether there are some, and all were there whenever they were looked at.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.pids.is_empty() && !self.is_gone.get()
+    }
 }
 
 /// What `pids` use; `None` if one of them is not there.
@@ -66,5 +93,21 @@ mod tests {
         let own = usage(&[std::process::id()]).unwrap();
         assert!(own.resident > 0);
         assert_eq!(usage(&[u32::MAX]), None);
+    }
+
+    #[test]
+    fn of_a_process_that_is_gone_nothing_is_known() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .unwrap();
+        let pids = [std::process::id(), child.id()];
+        let watched = Watched::new(&pids);
+        assert!(watched.usage().resident > 0 && watched.is_known());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(watched.usage(), Usage::default());
+        assert!(!watched.is_known());
+        assert!(!Watched::new(&[]).is_known());
     }
 }

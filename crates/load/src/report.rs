@@ -117,7 +117,7 @@ pub struct Report {
     /// From an event to its acknowledgement; from a publication to a delivery;
     /// from the first packet of a connection until it is ready.
     pub latency_us: Option<Latency>,
-    /// What the server used, where its processes were named.
+    /// What the server used, where its processes were named and lived to the end.
     pub server: Option<ServerCost>,
 }
 

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use mio::Poll;
 
 use crate::plan::{Plan, Scenario};
-use crate::process::{self, Usage};
+use crate::process::{self, Usage, Watched};
 use crate::report::{Latency, Progress, Report, ServerCost, Stage, rate};
 use crate::shared::{Mailbox, Phase, Shared, Tokens};
 use crate::tls::Tls;
@@ -157,7 +157,8 @@ struct Measured {
 
 fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Measured, Error> {
     let plan = shared.plan;
-    let usage = || process::usage(&plan.pids).unwrap_or_default();
+    let server = Watched::new(&plan.pids);
+    let usage = || server.usage();
     let before = usage();
     let mut cost = ServerCost {
         resident_before: before.resident,
@@ -172,7 +173,7 @@ fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Me
         cost.resident_at_eighth = usage().resident;
         let paused = usage().cpu;
         connecting += connect(shared, plan.connections, watch);
-        cost.cpu_connecting = seconds(usage().cpu - paused);
+        cost.cpu_connecting = seconds(usage().cpu.saturating_sub(paused));
         settle(shared, plan.connections, watch);
         cost.resident_connected = usage().resident;
         connected = shared.ready.load(Ordering::Relaxed);
@@ -213,7 +214,7 @@ fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Me
         connecting,
         connected,
         operations,
-        server: (!plan.pids.is_empty()).then_some(cost),
+        server: server.is_known().then_some(cost),
     })
 }
 

@@ -110,7 +110,14 @@ pub(crate) fn answer(
 pub(crate) fn greeting(settings: &Settings, address: &str, admin_address: &str) -> String {
     let tls = settings.tls_cert.is_some();
     let s = if tls { "s" } else { "" };
-    let live = settings.gateway.live_path.as_deref().unwrap_or("(off)");
+    let page = match settings.demo_page {
+        true => format!("  demo page   http{s}://{address}/\n"),
+        false => String::new(),
+    };
+    let live = settings.gateway.live_path.as_ref();
+    let live = live.map_or(String::new(), |path| {
+        format!("  live        ws{s}://{address}{path}\n")
+    });
     let path = &settings.gateway.socketio_path;
     let version = env!("CARGO_PKG_VERSION");
     let others = match settings.secret_of_the_run {
@@ -127,10 +134,8 @@ pub(crate) fn greeting(settings: &Settings, address: &str, admin_address: &str) 
     format!(
         "Heartline {version} for development on this machine
 
-  demo page   http{s}://{address}/
-  Socket.IO   http{s}://{address}  (path {path})
-  live        ws{s}://{address}{live}
-  API         http://{admin_address}/v1/connections
+{page}  Socket.IO   http{s}://{address}  (path {path})
+{live}  API         http://{admin_address}/v1/connections
   metrics     http://{admin_address}/metrics
 
   {token}
@@ -155,4 +160,36 @@ pub(crate) fn respond(status: u16, kind: &'static str, body: String) -> HttpResp
         axum::http::HeaderValue::from_static("nosniff"),
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_names_what_there_is() {
+        let greeted = |page: bool, live: Option<&str>| {
+            let mut settings = Settings {
+                demo_page: page,
+                ..Settings::default()
+            };
+            settings.gateway.live_path = live.map(Into::into);
+            prepare(&mut settings);
+            greeting(&settings, "127.0.0.1:8080", "127.0.0.1:9090")
+        };
+        let all = greeted(true, Some("/live"));
+        let page = "  demo page   http://127.0.0.1:8080/\n";
+        let live = "  live        ws://127.0.0.1:8080/live\n";
+        let socketio = "  Socket.IO   http://127.0.0.1:8080  (path /socket.io/)\n";
+        assert!(
+            all.contains(&format!("\n\n{page}{socketio}{live}  API ")),
+            "{all}"
+        );
+        let bare = greeted(false, None);
+        assert!(bare.contains(&format!("\n\n{socketio}  API ")), "{bare}");
+        assert!(
+            !bare.contains("demo page") && !bare.contains("live "),
+            "{bare}"
+        );
+    }
 }

@@ -52,7 +52,10 @@ pub(crate) fn advice(key: &str, error: &std::io::Error) -> String {
             format!("another program has it; stop that, or set {key} to another port")
         }
         std::io::ErrorKind::PermissionDenied => {
-            format!("ports below 1024 need a privilege; set {key} to a higher one")
+            format!(
+                "ports below 1024 need a privilege: AmbientCapabilities=CAP_NET_BIND_SERVICE in \
+                 the service's unit; or set {key} to a higher one"
+            )
         }
         std::io::ErrorKind::AddrNotAvailable => {
             format!("this machine has no such address; set {key} to one it has")

@@ -4,6 +4,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
 use std::panic::PanicHookInfo;
 
+use serde_json::json;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
@@ -13,12 +14,13 @@ use tracing_subscriber::prelude::*;
 use crate::config::{LogFormat, Settings};
 use crate::out;
 
+/// The variable whose targets and levels override the configured level.
+const RUST_LOG: &str = "RUST_LOG";
+
 /// Begins to log. `RUST_LOG` overrides the configured level.
 pub(crate) fn start(settings: &Settings) {
-    let filter = filter(
-        std::env::var("RUST_LOG").ok().as_deref(),
-        &settings.log_level,
-    );
+    let given = std::env::var(RUST_LOG).ok();
+    let filter = filter(given.as_deref(), &settings.log_level);
     let builder = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
         .with_span_events(FmtSpan::NONE)
@@ -39,11 +41,38 @@ pub(crate) fn start(settings: &Settings) {
     std::panic::set_hook(Box::new(note_panic));
 }
 
-/// What is logged: `RUST_LOG`'s targets and levels (`warn,heartline=debug`), where there are
-/// some that can be read; otherwise the gateway at the configured level, all else at `warn`.
-fn filter(given: Option<&str>, level: &str) -> Targets {
+/// Says that `RUST_LOG` decides what is logged, if it does: also where it lets nothing of ours pass.
+pub(crate) fn note_override(settings: &Settings) {
+    let given = std::env::var(RUST_LOG).ok();
+    let Some(what) = overridden(given.as_deref()) else {
+        return;
+    };
+    match settings.log_format {
+        _ if tracing::enabled!(Level::WARN) => tracing::warn!("{what}"),
+        LogFormat::Text => out::complain(what),
+        LogFormat::Json => {
+            let line = json!({ "level": "WARN", "message": what });
+            out::line(format!("{line}\n").as_bytes());
+        }
+    }
+}
+
+/// That the configured level does not count, in a sentence, if that is so.
+fn overridden(given: Option<&str>) -> Option<&'static str> {
+    targets(given).map(|_| "RUST_LOG is set: it decides what is logged, and log.level does not")
+}
+
+/// The targets and levels of `RUST_LOG` (`warn,heartline=debug`), where there are some that can
+/// be read.
+fn targets(given: Option<&str>) -> Option<Targets> {
     let given = given.filter(|given| !given.trim().is_empty());
-    if let Some(targets) = given.and_then(|given| given.parse().ok()) {
+    given?.parse().ok()
+}
+
+/// What is logged: those of `RUST_LOG`; otherwise the gateway at the configured level, all else at
+/// `warn`.
+fn filter(given: Option<&str>, level: &str) -> Targets {
+    if let Some(targets) = targets(given) {
         return targets;
     }
     let level = level.parse().unwrap_or(LevelFilter::INFO);
@@ -151,6 +180,17 @@ mod tests {
             Level::INFO
         ));
         assert!(shows(Some(" "), "info", "heartline", Level::INFO));
+    }
+
+    #[test]
+    fn who_set_a_level_hears_that_the_environment_overrides_it() {
+        for given in ["debug", "warn,heartline=debug", "hyper=trace", "off"] {
+            let said = overridden(Some(given)).unwrap_or_default();
+            assert!(said.contains("log.level does not"), "{given}: {said}");
+        }
+        for given in [None, Some(""), Some(" "), Some("no=such=form")] {
+            assert_eq!(overridden(given), None, "{given:?}");
+        }
     }
 
     /// In a process of its own, this test does what it is to look at.

@@ -62,6 +62,16 @@ pub(crate) fn check(settings: &Settings) -> Result<Option<String>, Exit> {
     Ok(None)
 }
 
+/// That the folder of `server.client_files` is not there, if so: `serve` refuses to start. Who only
+/// reads the configuration may be on another machine.
+pub(crate) fn missing_files(settings: &Settings) -> Option<String> {
+    let folder = settings.gateway.client_files.as_ref();
+    let missing = folder.filter(|folder| !folder.is_dir())?;
+    Some(format!(
+        "server.client_files must be a folder that is there, not {missing:?}"
+    ))
+}
+
 /// Runs a node until a signal ends it.
 ///
 /// # Errors
@@ -79,7 +89,11 @@ pub(crate) fn run(loaded: Loaded, dev: bool) -> Result<(), Exit> {
         return Err(refuse(Exit::BadConfiguration, what));
     }
     warnings.extend(check(&settings)?);
+    if let Some(what) = missing_files(&settings) {
+        return Err(refuse(Exit::BadConfiguration, what));
+    }
     crate::logs::start(&settings);
+    crate::logs::note_override(&settings);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -482,6 +496,19 @@ fn what_is_here(settings: &Settings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_has_to_be_there_where_it_is_served() {
+        let missing = |folder: Option<std::path::PathBuf>| {
+            let mut settings = Settings::default();
+            settings.gateway.client_files = folder;
+            missing_files(&settings)
+        };
+        assert_eq!(missing(None), None);
+        assert_eq!(missing(Some(std::env::temp_dir())), None);
+        let refused = missing(Some("/nowhere/dist".into())).unwrap_or_default();
+        assert!(refused.contains("not \"/nowhere/dist\""), "{refused}");
+    }
 
     #[test]
     fn other_nodes_are_told_an_address_and_not_all_of_them() {

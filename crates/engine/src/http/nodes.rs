@@ -28,16 +28,14 @@ const MAX_NODE_CONNECTIONS: usize = 4096;
 /// How long another node's connection may wait for its next request: longer than the
 /// other side keeps it.
 const IDLE_NODE: Duration = Duration::from_secs(60);
-/// Longest question, bytes.
-const MAX_QUESTION: usize = 1 << 20;
-
 impl<Op: Send + 'static> HttpFront<Op> {
-    /// Serves other nodes: what they hand on, and what they ask.
+    /// Serves other nodes: what they hand on, and what they ask, in at most `max_question` bytes.
     pub async fn serve_nodes(
         self: Arc<Self>,
         listener: TcpListener,
         proof: impl Fn() -> Option<Arc<str>> + Send + Sync + 'static,
         answerer: Answerer,
+        max_question: usize,
     ) {
         let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
         let proof = Arc::new(proof);
@@ -69,7 +67,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
                     async move {
                         match proven {
                             false => text(StatusCode::FORBIDDEN, "nodes of the cluster only"),
-                            true if request.uri().path() == ASK => ask(request, &answerer).await,
+                            true if request.uri().path() == ASK => {
+                                ask(request, &answerer, max_question).await
+                            }
                             true => front.route(request, sender).await,
                         }
                     }
@@ -97,8 +97,8 @@ fn is_proven(headers: &HeaderMap, secret: Option<&str>) -> bool {
     !secret.is_empty() && given.len() == secret.len() && differs == 0
 }
 
-async fn ask(request: HttpRequest<Asking>, answerer: &Answerer) -> Answer {
-    let body = Limited::new(request.into_body(), MAX_QUESTION).collect();
+async fn ask(request: HttpRequest<Asking>, answerer: &Answerer, max: usize) -> Answer {
+    let body = Limited::new(request.into_body(), max).collect();
     match body.await {
         Ok(body) => Response::new(Full::new(answerer(body.to_bytes()).await.into())),
         Err(_) => status(StatusCode::BAD_REQUEST),

@@ -10,6 +10,19 @@ use tokio::net::TcpListener;
 use crate::gateway::Gateway;
 use crate::peers::{Asked, Question};
 
+/// Longest question without data, bytes: one that names as many users, sockets and rooms as the API
+/// takes at once, in a body of 2 MB.
+const LISTS: usize = 2 << 20;
+/// What stands around the data in a question, bytes.
+const AROUND: usize = 64 << 10;
+
+/// Longest question of another node where data has `max_payload` bytes: it is text there, in which
+/// each quotation mark and each backslash is two bytes.
+const fn max_question(max_payload: usize) -> usize {
+    let emit = max_payload.saturating_mul(2).saturating_add(AROUND);
+    if emit > LISTS { emit } else { LISTS }
+}
+
 impl Gateway {
     /// Serves other nodes of the cluster on a listener of its own, until the runtime
     /// ends. Every request has to show the cluster's secret.
@@ -21,10 +34,11 @@ impl Gateway {
             let gateway = gateway.clone();
             Box::pin(async move { gateway.answer(question).await })
         };
+        let max_question = max_question(self.shared.config.max_payload);
         self.ways
             .front
             .clone()
-            .serve_nodes(listener, proof, Arc::new(answerer))
+            .serve_nodes(listener, proof, Arc::new(answerer), max_question)
             .await;
     }
 

@@ -18,9 +18,6 @@ use super::problem::Problem;
 use super::state::State;
 use super::strict::{Known, Named, checked};
 
-/// Most users in one request.
-const MAX_USERS: usize = 1000;
-
 /// Most bytes of messages in one answer: all of the longest that there can be.
 const MAX_BYTES: usize = 16 << 20;
 
@@ -140,12 +137,6 @@ pub(super) fn key(
 
 /// The keys of users.
 fn keys(users: Vec<String>, which: &Which) -> Result<Vec<Arc<UserKey>>, Problem> {
-    if users.len() > MAX_USERS {
-        return Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "Name at most 1000 users at once",
-        ));
-    }
     let key = |user| key(user, which.user_type.clone(), which.tenant_id.clone());
     users.into_iter().map(key).collect()
 }

@@ -10,6 +10,7 @@ use super::idempotency::{KEY, MAX_KEY};
 use super::metrics;
 use super::nodes::{DEFAULT_OVER_MS, MAX_OVER_MS};
 use super::schemas;
+use super::strict::MAX_LISTED;
 
 /// A route of the operators' listener.
 pub(super) struct Route {
@@ -543,9 +544,8 @@ fn member(name: &str) -> Value {
         "maxUses" => json!({ "type": "integer", "minimum": 1, "maximum": MAX_USES }),
         "overMs" => json!({ "type": "integer", "minimum": 0, "maximum": MAX_OVER_MS,
             "default": DEFAULT_OVER_MS }),
-        "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
-        "sockets" | "rooms" | "except" => {
-            json!({ "type": "array", "items": { "type": "string" } })
+        "users" | "sockets" | "rooms" | "except" => {
+            json!({ "type": "array", "items": { "type": "string" }, "maxItems": MAX_LISTED })
         }
         _ => json!({ "type": "string" }),
     }

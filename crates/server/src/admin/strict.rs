@@ -14,7 +14,7 @@ use heartline::auth::{MAX_ID, is_id};
 use heartline::{Code, rooms};
 use heartline_core::misfit::in_words;
 use heartline_wire::json::whole;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,12 @@ const IDS: &[&str] = &["userId", "users", "userType", "tenantId"];
 
 /// Lists of rooms' names: a socket's id is one.
 const ROOMS: &[&str] = &["rooms", "sockets", "except"];
+
+/// Lists that say who is meant.
+const LISTS: &[&str] = &["users", "sockets", "rooms", "except"];
+
+/// Longest of these lists: every node is asked for all that is in it.
+pub(super) const MAX_LISTED: usize = 1000;
 
 /// What a `Content-Encoding` can name under which a body is not what it says (RFC 9110 §8.4.1).
 const CODINGS: &[&str] = &[
@@ -252,6 +258,9 @@ fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
         if !known.contains(&name.as_str()) {
             return Err(unknown("member of the body", &name, known));
         }
+        if LISTS.contains(&name.as_str()) {
+            check_length(&name, value.get())?;
+        }
         if IDS.contains(&name.as_str()) {
             check_ids(&name, value.get())?;
         }
@@ -263,6 +272,18 @@ fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// Whether a list is no longer than one may be. What is no list is not of its type, which is said
+/// elsewhere.
+fn check_length(name: &str, value: &str) -> Result<(), Problem> {
+    let length = serde_json::from_str::<Vec<IgnoredAny>>(value).map_or(0, |list| list.len());
+    match length > MAX_LISTED {
+        true => Err(bad(format!(
+            "{name} has {length} entries: name at most {MAX_LISTED} at once"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Whether all in a list are names that rooms can have; the first that is none is named by its place.
@@ -427,6 +448,19 @@ mod tests {
             }
             let good = serde_json::json!({ name: ["a", "user:b"] }).to_string();
             assert!(check_members(&good, &[name]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_list_names_no_more_than_nodes_are_asked_for_at_once() {
+        for name in LISTS {
+            let read = |length: usize| {
+                let body = serde_json::json!({ *name: vec!["a"; length] }).to_string();
+                check_members(&body, LISTS).map_err(|problem| format!("{problem:?}"))
+            };
+            assert_eq!(read(1000), Ok(()));
+            let refused = read(1001).unwrap_err();
+            assert!(refused.contains("has 1001 entries"), "{refused}");
         }
     }
 

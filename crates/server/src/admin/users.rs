@@ -15,9 +15,6 @@ use super::rooms::with_missing;
 use super::state::State;
 use super::strict::{Known, NamedUser};
 
-/// Most users in one question.
-const MAX_USERS: usize = 1000;
-
 /// Which of the users with an id.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -167,12 +164,6 @@ pub(super) async fn presence_of_many(
     body: Known<Question>,
 ) -> Result<Json<Value>, Problem> {
     let Known(question) = body;
-    if question.users.len() > MAX_USERS {
-        return Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "Ask about at most 1000 users at once",
-        ));
-    }
     let (users, as_of) = state
         .gateway
         .presence_as_of(question.tenant_id.as_deref(), &question.users)

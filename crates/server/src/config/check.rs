@@ -37,22 +37,7 @@ pub(super) fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<Str
         errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
     }
     check_files(settings, errors);
-    let listeners = [
-        ("server.listen", Some(&settings.listen)),
-        ("admin.listen", Some(&settings.admin_listen)),
-        ("cluster.listen", settings.cluster_listen.as_ref()),
-    ];
-    for (index, (key, address)) in listeners.iter().enumerate() {
-        for (other_key, other) in &listeners[..index] {
-            if let (Some(address), Some(other)) = (address, other) {
-                if place::collide(address, other) {
-                    errors.push(format!(
-                        "{key} and {other_key} cannot both be {address}: set one to another port"
-                    ));
-                }
-            }
-        }
-    }
+    check_listeners(settings, sources.dev, errors);
     check_paths(settings, errors);
     let any = settings.gateway.allowed_origins == AllowedOrigins::Any;
     if any && settings.gateway.token_cookie.is_some() {
@@ -80,11 +65,31 @@ pub(super) fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<Str
         ));
     }
     check_wallets(settings, sources.dev, errors);
-    if sources.dev && !is_loopback(&settings.listen) {
-        errors.push(format!(
-            "--dev listens on this machine only, and server.listen is {:?}: use 127.0.0.1, or leave --dev out",
-            settings.listen
-        ));
+}
+
+/// Each listener has a place of its own, and with `--dev` none is reached from elsewhere.
+fn check_listeners(settings: &Settings, dev: bool, errors: &mut Vec<String>) {
+    let listeners = [
+        ("server.listen", Some(&settings.listen)),
+        ("admin.listen", Some(&settings.admin_listen)),
+        ("cluster.listen", settings.cluster_listen.as_ref()),
+    ];
+    let listeners = listeners.map(|(key, address)| Some((key, address?)));
+    let listeners: Vec<(&str, &String)> = listeners.into_iter().flatten().collect();
+    for (index, (key, address)) in listeners.iter().enumerate() {
+        for (other_key, other) in &listeners[..index] {
+            if place::collide(address, other) {
+                errors.push(format!(
+                    "{key} and {other_key} cannot both be {address}: set one to another port"
+                ));
+            }
+        }
+        if dev && !is_loopback(address) {
+            errors.push(format!(
+                "--dev listens on this machine only, and {key} is {address:?}: use 127.0.0.1, or \
+                 leave --dev out"
+            ));
+        }
     }
 }
 
@@ -326,11 +331,26 @@ mod tests {
 
     #[test]
     fn dev_stays_at_home() {
-        let sources = Sources {
-            set: vec!["server.listen=0.0.0.0:80".into()],
-            dev: true,
-            ..Sources::default()
+        let with = |set: String| {
+            let sources = Sources {
+                set: vec![set],
+                dev: true,
+                ..Sources::default()
+            };
+            load(&sources, std::iter::empty())
         };
-        assert!(load(&sources, std::iter::empty()).is_err());
+        for key in ["server.listen", "admin.listen", "cluster.listen"] {
+            for elsewhere in ["0.0.0.0:81", "[::]:81", "10.0.0.7:81", "node-1:81"] {
+                let refused = with(format!("{key}={elsewhere}")).err().unwrap();
+                let refused = refused.to_string();
+                assert!(
+                    refused.contains("--dev") && refused.contains(key),
+                    "{refused}"
+                );
+            }
+            for here in ["127.0.0.1:81", "localhost:81", "[::1]:81"] {
+                assert!(with(format!("{key}={here}")).is_ok(), "{key}={here}");
+            }
+        }
     }
 }

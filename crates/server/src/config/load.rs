@@ -38,7 +38,7 @@ pub(crate) fn load(
     let mut errors = Vec::new();
     let (given, others) = gather(sources, environment, &mut errors);
     let mut settings = understand(&given, &mut errors);
-    settings.alike = alike(&settings, &given);
+    settings.alike = alike(&settings);
     check(&settings, sources, &mut errors);
     if !errors.is_empty() {
         return Err(Errors(errors));

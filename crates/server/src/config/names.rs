@@ -28,6 +28,18 @@ pub(super) fn is_section(name: &str) -> bool {
     name == "namespaces" || keys::all().any(below)
 }
 
+/// The namespace, as it is written, of a section of one: `namespaces."/chat"` for
+/// `namespaces."/chat".auth`.
+pub(super) fn namespace_of_section(name: &str) -> Option<String> {
+    let (namespace, section) = namespace_key(name)?;
+    let below = |key: &Key| {
+        let rest = key.name.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with('.')) && matches!(key.apply, Apply::Namespace(_))
+    };
+    let is_section = keys::all().any(below);
+    is_section.then(|| format!("{NAMESPACES}\"{namespace}\""))
+}
+
 /// The key of this name, in a namespace or not.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     let by_name = |name: &str| keys::all().find(|key| key.name == name);
@@ -172,6 +184,15 @@ mod tests {
         assert!(wrong("[namespaces]\n\"/chat\" = 5").contains("auth.mode"));
         let foreign = wrong("[namespaces.\"/chat\".server]\nlisten = \"x\"");
         assert!(foreign.contains("of the whole node"), "{foreign}");
+        for foreign in ["server", "auth.jwt", "auht"] {
+            let section = format!("[namespaces.\"/chat\".{foreign}]");
+            assert!(wrong(&section).contains("unknown key"), "{section}");
+        }
+        for section in ["auth", "devices", "limits", "presence"] {
+            let loaded = file(&format!("[namespaces.\"/chat\".{section}]"));
+            let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
+            assert!(loaded.settings.gateway.namespaces.contains_key("/chat"));
+        }
         for good in [
             "[server]",
             "[namespaces.\"/chat\"]",

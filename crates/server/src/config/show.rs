@@ -6,17 +6,17 @@ use std::fmt::Write as _;
 use super::keys::{self, Key};
 use super::load::Loaded;
 use super::names::{find, namespace_key};
-use super::value;
 
 /// The value that stands for one which depends on something else.
 const AUTO: &str = "auto";
 
 impl Loaded {
-    /// Files that secrets are from.
+    /// Files that secrets are from, a URL's password among them.
     pub(crate) fn secret_files(&self) -> BTreeSet<&str> {
-        let of_secret = |name: &str| find(name).is_some_and(|key| key.secret);
-        let secrets = self.given.iter().filter(|(name, _)| of_secret(name));
-        let secrets = secrets.filter(|(_, given)| !value::is_off(&given.value));
+        let secrets = self.given.iter().filter(|(name, given)| {
+            let key = find(name);
+            key.is_some_and(|key| key.hides(&given.value))
+        });
         let origins = secrets.map(|(_, given)| &*given.origin);
         origins
             .filter(|origin| std::path::Path::new(origin).is_file())
@@ -99,4 +99,52 @@ impl Loaded {
 /// A key's section, and its name there.
 fn parts(name: &str) -> (&str, &str) {
     name.rsplit_once('.').unwrap_or(("", name))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::load::load;
+    use crate::config::sources::Sources;
+
+    #[test]
+    fn a_file_holds_secrets_where_something_of_it_is_masked() {
+        let name = format!("heartline-secrets-{}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/ed.pem");
+        for (text, is_secret) in [
+            ("cluster.url = \"redis://u:PW@redis:6379\"", true),
+            ("cluster.url = \"redis://redis:6379\"", false),
+            (
+                "auth.jwt.jwks_url = \"https://idp.example/keys?api_key=k\"",
+                true,
+            ),
+            ("auth.jwt.jwks_url = \"https://idp.example/keys\"", false),
+            ("admin.token = \"sesame\"", true),
+            ("admin.token = \"off\"", false),
+            (
+                "auth.wallet.key = \"-----BEGIN PRIVATE KEY----- MC4C\"",
+                true,
+            ),
+            (&*format!("auth.wallet.key = {key:?}"), false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let sources = Sources {
+                file: path.to_str().map(Into::into),
+                ..Sources::default()
+            };
+            let loaded = load(&sources, std::iter::empty());
+            let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(!loaded.secret_files().is_empty(), is_secret, "{text}");
+        }
+        let _ = std::fs::remove_file(path);
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn the_password_of_a_database_is_a_secret() {
+        use crate::config::names::find;
+        let key = find("store.url").unwrap();
+        assert!(key.hides(&"postgres://u:PW@db/x".into()));
+        assert!(!key.hides(&"sqlite://heartline.db".into()));
+    }
 }

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use toml::Value;
 
 use super::keys;
-use super::names::{NAMESPACES, find, is_section, namespace_key};
+use super::names::{NAMESPACES, find, is_section, namespace_key, namespace_of_section};
 use super::value;
 
 /// Where configuration comes from.
@@ -143,7 +143,8 @@ fn flatten(prefix: &str, table: &toml::Table, origin: &str, given: &mut All) {
                 let is_namespace = name.starts_with(NAMESPACES);
                 if members.is_empty() && (is_namespace || !is_section(&name)) {
                     // A namespace that is named exists, even if nothing differs in it.
-                    put(given, &name, Value::Boolean(true), origin);
+                    let named = namespace_of_section(&name).unwrap_or(name.clone());
+                    put(given, &named, Value::Boolean(true), origin);
                 }
                 flatten(&format!("{name}."), members, origin, given);
             }

@@ -282,6 +282,8 @@ fn what_cannot_work_is_refused_with_the_right_form() {
         ("devices.max=0", "at least 1"),
         ("limits.messages={count=0,window=\"10s\"}", "at least 1"),
         ("presence.offline_grace=999999d", "366d"),
+        ("invites.url=https://app.example/", "/invite/{code}"),
+        ("invites.url=app.example/invite/{code}", "https://app"),
         ("cluster.advertise=0.0.0.0:7000", "10.0.0.7:7000"),
         ("cluster.socketio_key=", "socket.io"),
         ("cluster.url=localhost:6379", "redis://"),
@@ -299,6 +301,52 @@ fn what_cannot_work_is_refused_with_the_right_form() {
 }
 
 #[test]
+fn wallets_get_tokens_that_are_let_in() {
+    let kind = |text: &str| format!("auth.wallet.user_type={text}");
+    let (long, longest) = ("x".repeat(257), "x".repeat(256));
+    for bad in [&*long, "\"a\\u0007b\"", "\"a\\nb\""] {
+        let wrong = wrong(&[&kind(bad)]);
+        assert!(wrong.contains("at most 256 bytes"), "{wrong}");
+    }
+    for ttl in ["999ms", "1ms"] {
+        let wrong = wrong(&[&format!("auth.wallet.token_ttl={ttl}")]);
+        assert!(wrong.contains("at least 1s"), "{wrong}");
+    }
+    for good in [
+        &*kind("player"),
+        &kind(&longest),
+        "auth.wallet.token_ttl=1s",
+    ] {
+        assert!(set(&[good]).is_ok(), "{good}");
+    }
+}
+
+#[test]
+fn an_invites_address_has_its_code_where_it_is_found_again() {
+    for lost in [
+        "https://app.example/welcome?code={code}",
+        "https://app.example/#/invite/{code}",
+        "https://app.example/join?token={code}",
+        "https://app.example/{code}/accept",
+        "https://{code}.app.example/",
+    ] {
+        let wrong = wrong(&[&format!("invites.url={lost}")]);
+        assert!(
+            wrong.contains("like \"https://app.example/invite/{code}\""),
+            "{wrong}"
+        );
+    }
+    for found in [
+        "https://app.example/invite/{code}",
+        "https://app.example/{code}?from=mail#top",
+        "https://app.example/join?code={code}",
+        "https://app.example/i/{code}/accept",
+    ] {
+        assert!(set(&[&format!("invites.url={found}")]).is_ok(), "{found}");
+    }
+}
+
+#[test]
 fn what_can_be_understood_is_understood() {
     for pair in [
         "server.listen=localhost:80",
@@ -310,6 +358,7 @@ fn what_can_be_understood_is_understood() {
         "server.max_connections=1_000",
         "server.compression=false",
         "server.client_files=OFF",
+        "server.client_files=/of/the/machine/that/serves",
         "server.drain_spread=0s",
         "server.connect_timeout=45 sec",
         "auth.mode=Optional",

@@ -27,13 +27,19 @@ struct Found {
     free: Option<u64>,
 }
 
-/// Looks at a folder; `key` is the setting that names it.
-pub(super) fn look(name: &'static str, key: &str, folder: &Path) -> Vec<Check> {
+/// Looks at a folder; `key` is the setting that names it. `without` is what comes of it where the
+/// folder is not there for this user, if a node starts all the same.
+pub(super) fn look(
+    name: &'static str,
+    key: &str,
+    folder: &Path,
+    without: Option<&str>,
+) -> Vec<Check> {
     let found = Found {
         write: write(folder),
         free: free(folder),
     };
-    judge(name, key, folder, &found)
+    judge(name, key, folder, &found, without)
 }
 
 /// Writes a file and removes it.
@@ -70,7 +76,13 @@ fn free(_: &Path) -> Option<u64> {
     None
 }
 
-fn judge(name: &'static str, key: &str, folder: &Path, found: &Found) -> Vec<Check> {
+fn judge(
+    name: &'static str,
+    key: &str,
+    folder: &Path,
+    found: &Found,
+    without: Option<&str>,
+) -> Vec<Check> {
     let path = folder.display();
     let write = match &found.write {
         Ok(write) => *write,
@@ -86,7 +98,15 @@ fn judge(name: &'static str, key: &str, folder: &Path, found: &Found) -> Vec<Che
                 _ => format!("see what is wrong with it: ls -ld {path}; df -h {path}"),
             };
             let found = format!("nothing can be written in {path} ({key}): {error}");
-            return vec![Check::problem(name, found, Some(todo))];
+            // On a full disk a database that is there is opened, and fails.
+            let is_full = matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            );
+            return vec![match without.filter(|_| !is_full) {
+                Some(without) => Check::warning(name, format!("{found}; {without}"), Some(todo)),
+                None => Check::problem(name, found, Some(todo)),
+            }];
         }
     };
     let took = write.as_secs_f64() * 1e3;
@@ -121,7 +141,7 @@ mod tests {
 
     fn statuses(write: io::Result<Duration>, free: Option<u64>) -> Vec<Status> {
         let found = Found { write, free };
-        let checks = judge("store", "store.url", Path::new("/data"), &found);
+        let checks = judge("store", "store.url", Path::new("/data"), &found, None);
         checks.into_iter().map(|check| check.status).collect()
     }
 
@@ -142,14 +162,35 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_can_do_without_is_no_problem() {
+        let judged = |error: io::ErrorKind| {
+            let found = Found {
+                write: Err(error.into()),
+                free: None,
+            };
+            let without = Some("so it is otherwise");
+            judge("store", "store.url", Path::new("/data"), &found, without).remove(0)
+        };
+        for kind in [
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::ReadOnlyFilesystem,
+        ] {
+            let check = judged(kind);
+            assert_eq!(check.status, Status::Warning);
+            assert!(check.found.ends_with("so it is otherwise"), "{check:?}");
+        }
+        assert_eq!(judged(io::ErrorKind::StorageFull).status, Status::Problem);
+    }
+
+    #[test]
     fn a_folder_is_left_as_it_was() {
         let folder = std::env::temp_dir().join(format!("heartline-doctor-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
-        let checks = look("store", "store.url", &folder);
+        let checks = look("store", "store.url", &folder, None);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         assert_ne!(checks[0].status, Status::Problem, "{checks:?}");
         fs::remove_dir(&folder).unwrap();
-        let gone = look("store", "store.url", &folder);
+        let gone = look("store", "store.url", &folder, None);
         assert_eq!(gone[0].status, Status::Problem);
         assert!(gone[0].todo.as_ref().unwrap().starts_with("mkdir -p"));
     }

@@ -23,7 +23,7 @@ use crate::auth::jwt::system_clock;
 use crate::config::given::Given;
 use crate::config::{Loaded, Settings, exposed, short_secret};
 use crate::exit::{Exit, print, refuse};
-use crate::serve::missing_authentication;
+use crate::serve::{missing_authentication, missing_files};
 use report::{Check, Report};
 
 #[derive(Debug, Args)]
@@ -92,6 +92,10 @@ fn configuration(loaded: &Loaded) -> Vec<Check> {
     let mut checks: Vec<Check> = warnings
         .map(|what| Check::warning(NAME, what, None))
         .collect();
+    if let Some(what) = missing_files(&loaded.settings) {
+        let todo = "name the folder dist of the npm package socket.io-client, or set it to off";
+        checks.push(Check::problem(NAME, what, Some(todo.into())));
+    }
     for file in loaded.secret_files() {
         checks.extend(open_file(NAME, Path::new(file), "secrets"));
     }
@@ -131,7 +135,7 @@ fn kept(settings: &Settings) -> Vec<Check> {
         Some(path) => ("recovery.journal", path.clone()),
         None => ("recovery.window", settings.store.stopped()),
     };
-    disk::look("journal", key, &folder_of(&path))
+    disk::look("journal", key, &folder_of(&path), None)
 }
 
 /// The folder of a file.

@@ -1,7 +1,7 @@
 //! Whether the addresses to listen on are free, and who has them if not.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -54,20 +54,38 @@ pub(super) async fn look(settings: &Settings) -> (Vec<Check>, Option<Running>) {
             checks.push(Check::ok("ports", format!("{address} is free ({key})")));
             continue;
         };
-        if error.kind() != ErrorKind::AddrInUse {
-            let found = format!("{address} cannot be listened on ({key})");
-            checks.push(Check::problem("ports", found, Some(advice(key, &error))));
-            continue;
-        }
-        let holder = holder(address).await;
-        if let Holder::Process { pid, name } = &holder
+        // A node that speaks TLS there says that it is one on its other port.
+        let speaks_tls = key == "server.listen" && settings.tls_cert.is_some();
+        let beside = speaks_tls.then_some(&*settings.admin_listen);
+        let holder = match error.kind() {
+            // The kernel asks for the privilege before it looks whether the port is free.
+            ErrorKind::AddrInUse | ErrorKind::PermissionDenied => holder(address, beside).await,
+            _ => None,
+        };
+        if let Some(Holder::Process { pid, name }) = &holder
             && name == NAME
         {
             running.get_or_insert(Running { pid: *pid });
         }
-        checks.push(judge(key, address, &holder));
+        checks.push(judge_refused(key, address, &error, holder.as_ref()));
     }
     (checks, running)
+}
+
+/// What an address is that cannot be had, with who has it.
+fn judge_refused(key: &str, address: &str, error: &io::Error, holder: Option<&Holder>) -> Check {
+    match (holder, error.kind()) {
+        (Some(holder), _) => judge(key, address, holder),
+        (None, ErrorKind::AddrInUse) => judge(key, address, &Holder::Unknown { is_node: false }),
+        (None, _) => {
+            let who = match error.kind() {
+                ErrorKind::PermissionDenied => " by this user",
+                _ => "",
+            };
+            let found = format!("{address} cannot be listened on{who} ({key})");
+            Check::problem("ports", found, Some(advice(key, error)))
+        }
+    }
 }
 
 fn judge(key: &str, address: &str, holder: &Holder) -> Check {
@@ -99,9 +117,10 @@ fn judge(key: &str, address: &str, holder: &Holder) -> Check {
     }
 }
 
-async fn holder(address: &str) -> Holder {
-    let found = tokio::net::lookup_host(address).await;
-    let wanted: Vec<SocketAddr> = found.map(Iterator::collect).unwrap_or_default();
+/// Who listens at an address, if somebody does; `beside` is where a node would answer that speaks
+/// TLS there.
+async fn holder(address: &str, beside: Option<&str>) -> Option<Holder> {
+    let wanted = addresses(address).await;
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     let tables = tables.into_iter().flatten();
     let inodes: Vec<u64> = tables
@@ -109,15 +128,24 @@ async fn holder(address: &str) -> Holder {
         .filter(|(listener, _)| wanted.iter().any(|wanted| is_same(*listener, *wanted)))
         .map(|(_, inode)| inode)
         .collect();
-    match process_with(&inodes) {
-        Some(pid) => Holder::Process {
-            pid,
-            name: name_of(pid),
-        },
-        None => Holder::Unknown {
-            is_node: is_node(&wanted).await,
-        },
+    if let Some(pid) = process_with(&inodes) {
+        let name = name_of(pid);
+        return Some(Holder::Process { pid, name });
     }
+    let is_node_here = is_node(&wanted).await;
+    if inodes.is_empty() && !is_node_here {
+        return None;
+    }
+    let is_node = match beside.filter(|_| !is_node_here) {
+        Some(beside) => is_node(&addresses(beside).await).await,
+        None => is_node_here,
+    };
+    Some(Holder::Unknown { is_node })
+}
+
+async fn addresses(address: &str) -> Vec<SocketAddr> {
+    let found = tokio::net::lookup_host(address).await;
+    found.map(Iterator::collect).unwrap_or_default()
 }
 
 /// The name of a process, as the kernel has it.
@@ -204,7 +232,7 @@ async fn is_node(wanted: &[SocketAddr]) -> bool {
         stream.write_all(request).await?;
         let mut answer = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer)
+        io::Result::Ok(answer)
     });
     let answer = asked.await.ok().and_then(Result::ok).unwrap_or_default();
     String::from_utf8_lossy(&answer).contains(r#"{"status":"ok"}"#)
@@ -258,14 +286,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_port_that_wants_a_privilege_may_be_the_nodes_all_the_same() {
+        let judged = |kind: ErrorKind, holder: Option<&Holder>| {
+            judge_refused("server.listen", "0.0.0.0:443", &kind.into(), holder)
+        };
+        let node = Holder::Unknown { is_node: true };
+        let other = Holder::Unknown { is_node: false };
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::AddrInUse] {
+            assert_eq!(judged(kind, Some(&node)).status, Status::Ok);
+            let check = judged(kind, Some(&other));
+            assert!(check.found.contains("another program"), "{check:?}");
+        }
+        let check = judged(ErrorKind::PermissionDenied, None);
+        assert_eq!(check.status, Status::Problem);
+        let todo = check.todo.unwrap();
+        let privilege = todo
+            .find("AmbientCapabilities=CAP_NET_BIND_SERVICE")
+            .unwrap();
+        assert!(
+            privilege < todo.find("set server.listen").unwrap(),
+            "{todo}"
+        );
+        let check = judged(ErrorKind::AddrInUse, None);
+        assert!(check.found.contains("another program"), "{check:?}");
+        let check = judged(ErrorKind::AddrNotAvailable, None);
+        assert!(check.todo.unwrap().contains("no such address"));
+    }
+
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn a_port_is_found_with_the_process_that_has_it() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let Holder::Process { pid, .. } = holder(&address).await else {
+        let Some(Holder::Process { pid, .. }) = holder(&address, None).await else {
             panic!("this process");
         };
         assert_eq!(pid, std::process::id());
+        // Nobody else can have this one either.
+        let unused = tokio::net::TcpSocket::new_v4().unwrap();
+        unused.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = unused.local_addr().unwrap().to_string();
+        assert_eq!(holder(&address, None).await, None);
     }
 }

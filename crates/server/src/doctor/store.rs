@@ -6,6 +6,18 @@ use crate::config::{Settings, StoreUrl};
 
 const NAME: &str = "store";
 
+/// Whether somebody has named the file. A node that cannot have the usual one serves all the same.
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Named,
+    Usual,
+}
+
+/// What becomes of messages where the usual file cannot be had.
+#[cfg(feature = "sqlite")]
+const IN_MEMORY: &str = "so messages would be in memory";
+
 /// The checks, and how far the clock of PostgreSQL is ahead, milliseconds.
 pub(super) async fn look(
     settings: &Settings,
@@ -21,7 +33,9 @@ pub(super) async fn look(
         #[cfg(feature = "postgres")]
         StoreUrl::Postgres(url) => return database::postgres(url).await,
         #[cfg(feature = "sqlite")]
-        StoreUrl::Sqlite(path) | StoreUrl::Usual(path) => database::sqlite(path, running),
+        StoreUrl::Sqlite(path) => database::sqlite(path, running, Wanted::Named),
+        #[cfg(feature = "sqlite")]
+        StoreUrl::Usual(path) => database::sqlite(path, running, Wanted::Usual),
     };
     (checks, None)
 }
@@ -36,6 +50,8 @@ mod database {
     #[cfg(feature = "sqlite")]
     use super::super::ports::Running;
     use super::{Check, NAME};
+    #[cfg(feature = "sqlite")]
+    use super::{IN_MEMORY, Wanted};
 
     /// From where on the way to a database is long: a message is acknowledged when it is there.
     #[cfg(feature = "postgres")]
@@ -88,18 +104,41 @@ mod database {
     }
 
     #[cfg(feature = "sqlite")]
-    pub(super) fn sqlite(path: &std::path::Path, running: Option<Running>) -> Vec<Check> {
+    pub(super) fn sqlite(
+        path: &std::path::Path,
+        running: Option<Running>,
+        wanted: Wanted,
+    ) -> Vec<Check> {
         let looked = match heartline_store::SqliteStore::look(path) {
             Ok(looked) => looked,
+            Err(error) if error.is_refused() => {
+                let todo = "let the node's user have it, or set store.url";
+                return vec![refused(wanted, error.to_string(), todo.into())];
+            }
             Err(error) => return vec![Check::problem(NAME, error.to_string(), None)],
         };
         let holder = looked.is_in_use.then(|| holder(path)).flatten();
         let shown = path.display().to_string();
-        let mut checks = vec![judge_sqlite(&shown, &looked, holder, running)];
+        let mut checks = vec![judge_sqlite(&shown, &looked, holder, running, wanted)];
         let folder = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let folder = super::super::folder_of(&folder);
-        checks.extend(super::super::disk::look(NAME, "store.url", &folder));
+        let without = (wanted == Wanted::Usual).then_some(IN_MEMORY);
+        checks.extend(super::super::disk::look(
+            NAME,
+            "store.url",
+            &folder,
+            without,
+        ));
         checks
+    }
+
+    /// A file that a node would not get.
+    #[cfg(feature = "sqlite")]
+    fn refused(wanted: Wanted, found: String, todo: String) -> Check {
+        match wanted {
+            Wanted::Named => Check::problem(NAME, found, Some(todo)),
+            Wanted::Usual => Check::warning(NAME, format!("{found}; {IN_MEMORY}"), Some(todo)),
+        }
     }
 
     #[cfg(feature = "sqlite")]
@@ -108,6 +147,7 @@ mod database {
         looked: &Looked,
         holder: Option<u32>,
         running: Option<Running>,
+        wanted: Wanted,
     ) -> Check {
         let what = looked.what.as_deref().unwrap_or("SQLite");
         let found = format!("{path} ({what}): {}", tables(looked));
@@ -125,10 +165,10 @@ mod database {
             true => Check::ok(NAME, format!("{found}; the running node has it open{who}")),
             false => {
                 let stop = holder.map_or(String::new(), |pid| format!("kill {pid}, "));
-                Check::problem(
-                    NAME,
+                refused(
+                    wanted,
                     format!("{found}; another gateway has it open{who}, and one has it at a time"),
-                    Some(format!("stop that: {stop}or set store.url to another file")),
+                    format!("stop that: {stop}or set store.url to another file"),
                 )
             }
         }
@@ -193,9 +233,27 @@ mod database {
                 (looked(20, true), Some(8), running(7), Status::Problem),
                 (looked(20, true), None, None, Status::Problem),
             ] {
-                let check = judge_sqlite("x.db", &looked, holder, running);
+                let check = judge_sqlite("x.db", &looked, holder, running, Wanted::Named);
                 assert_eq!(check.status, expected, "{check:?}");
+                let usual = judge_sqlite("x.db", &looked, holder, running, Wanted::Usual);
+                match expected {
+                    Status::Problem => {
+                        assert_eq!(usual.status, Status::Warning, "{usual:?}");
+                        assert!(usual.found.ends_with(IN_MEMORY), "{usual:?}");
+                    }
+                    _ => assert_eq!(usual, check),
+                }
             }
+        }
+
+        #[test]
+        fn a_file_in_a_folder_that_is_not_there_is_wanted_by_who_named_it() {
+            let path = std::path::Path::new("/there/is/none.db");
+            let last = |wanted| sqlite(path, None, wanted).pop().unwrap();
+            assert_eq!(last(Wanted::Named).status, Status::Problem);
+            let usual = last(Wanted::Usual);
+            assert_eq!(usual.status, Status::Warning, "{usual:?}");
+            assert!(usual.found.ends_with(IN_MEMORY), "{usual:?}");
         }
 
         #[test]

@@ -1,13 +1,18 @@
 //! The keys that tokens are verified with.
 
+use std::path::Path;
 use std::time::Instant;
 
+use super::open_file;
 use super::report::Check;
 use crate::auth::jwks::KeySet;
 use crate::auth::key::Key;
 use crate::config::{Settings, short_secret};
 
 const NAME: &str = "tokens";
+/// What shows a public key, and what a private one; neither prints a private key.
+const SHOW: &str = "openssl pkey -pubin -in FILE -noout -text";
+const SHOW_OWN: &str = "openssl pkey -in FILE -noout -text_pub";
 const MAKE: &str = "openssl rand -base64 32 makes one for HEARTLINE__AUTH__JWT__SECRET";
 
 /// `missing`: that there is no way to tell sockets apart, if there is none.
@@ -24,11 +29,12 @@ pub(super) async fn look(settings: &Settings, missing: Option<&str>) -> Vec<Chec
         });
     }
     if let Some(public) = &jwt.public_key {
-        checks.push(judge_key("auth.jwt.public_key", Key::public(public)));
+        checks.push(judge_key("auth.jwt.public_key", SHOW, Key::public(public)));
     }
     if let Some(own) = &jwt.wallet_key {
         let key = Key::ed25519_pair(own).map(|(key, _)| key);
-        checks.push(judge_key("auth.wallet.key", key));
+        checks.push(judge_key("auth.wallet.key", SHOW_OWN, key));
+        checks.extend(open_file(NAME, Path::new(own), "the private key"));
     }
     if let Some(url) = &jwt.jwks_url {
         let set = KeySet::new(url.clone());
@@ -44,7 +50,8 @@ pub(super) async fn look(settings: &Settings, missing: Option<&str>) -> Vec<Chec
     checks
 }
 
-fn judge_key(name: &str, key: Result<Key, String>) -> Check {
+/// `show`: what to type to see what kind of key there is.
+fn judge_key(name: &str, show: &str, key: Result<Key, String>) -> Check {
     match key {
         Ok(key) => {
             let algorithms = key.algorithms.iter().map(|one| format!("{one:?}"));
@@ -55,8 +62,8 @@ fn judge_key(name: &str, key: Result<Key, String>) -> Check {
             )
         }
         Err(what) => {
-            let todo = "openssl pkey -pubin -in FILE -noout -text shows what a file holds";
-            Check::problem(NAME, what, Some(todo.into()))
+            let todo = format!("{show} shows what a file holds");
+            Check::problem(NAME, what, Some(todo))
         }
     }
 }
@@ -116,6 +123,38 @@ mod tests {
             assert_eq!(checks[0].status, expected, "{checks:?}");
             assert!(!format!("{checks:?}").contains("a secret"), "{checks:?}");
         }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_private_key_is_shown_as_one_and_read_by_its_owner_alone() {
+        use std::fs::Permissions;
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = std::env::temp_dir().join(format!("heartline-key-{}.pem", std::process::id()));
+        let looked = async |pem: &str, mode: u32| {
+            std::fs::write(&file, pem).unwrap();
+            std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let jwt = JwtSettings {
+                wallet_key: file.to_str().map(Into::into),
+                ..JwtSettings::default()
+            };
+            let settings = Settings {
+                jwt,
+                ..Settings::default()
+            };
+            look(&settings, None).await
+        };
+        let pem = include_str!("../../tests/keys/ed.pem");
+        let checks = looked(pem, 0o640).await;
+        assert!(checks.len() == 1 && checks[0].status == Status::Ok);
+        let checks = looked(pem, 0o644).await;
+        assert_eq!(checks[1].status, Status::Warning, "{checks:?}");
+        assert!(checks[1].found.contains("the private key"), "{checks:?}");
+        let checks = looked(include_str!("../../tests/keys/ec.pem"), 0o600).await;
+        assert_eq!(checks[0].status, Status::Problem, "{checks:?}");
+        let todo = checks[0].todo.as_deref().unwrap();
+        assert!(todo.starts_with("openssl pkey -in FILE -noout"), "{todo}");
+        let _ = std::fs::remove_file(file);
     }
 
     #[tokio::test]

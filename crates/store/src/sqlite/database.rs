@@ -240,6 +240,11 @@ pub(crate) fn look(path: &Path) -> Result<Looked, OpenError> {
         return Ok(looked);
     }
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if let Err(error) = File::open(&path) {
+        let path = path.display();
+        let what = format!("the database {path} cannot be opened: {error}");
+        return Err(OpenError::refused(what));
+    }
     if let Ok(lock) = File::open(lock_of(&path)) {
         looked.is_in_use = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
     }

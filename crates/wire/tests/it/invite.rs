@@ -1,6 +1,6 @@
 //! Codes of invites in what people paste.
 
-use heartline_wire::invite::{LENGTH, MAX_TEXT, address, make, parse};
+use heartline_wire::invite::{LENGTH, MAX_TEXT, address, is_template, make, parse};
 use proptest::prelude::*;
 
 /// What clients are tested with as well.
@@ -78,6 +78,7 @@ proptest! {
         let mut template = format!("https://{host}{path}/{sign}/{{code}}{slash}");
         query.iter().for_each(|query| template.push_str(&format!("?{query}")));
         fragment.iter().for_each(|fragment| template.push_str(&format!("#{fragment}")));
+        prop_assert!(is_template(&template));
         prop_assert_eq!(parse(&address(&template, &code)), Some(code));
     }
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use heartline::auth::{MAX_ID, is_id};
 use heartline::config::AuthMode;
 use toml::Value;
 
@@ -17,6 +18,8 @@ use crate::config::value::{
 const MAX_DOMAIN: usize = 253 + 6;
 /// Largest `auth.wallet.ttl`: as long as somebody may look for their wallet.
 const MAX_CHALLENGE_TTL: Duration = Duration::from_secs(3_600);
+/// Smallest `auth.wallet.token_ttl`.
+const MIN_TOKEN_TTL: Duration = Duration::from_secs(1);
 /// Largest `auth.jwt.leeway`: clocks do not differ by more, and tokens should expire.
 const MAX_LEEWAY: Duration = Duration::from_secs(86_400);
 
@@ -85,6 +88,26 @@ fn domain(value: &Value) -> Result<String, Wrong> {
     match domain.filter(|domain| domain.len() <= MAX_DOMAIN && domain.is_ascii()) {
         Some(domain) => Ok(domain.to_owned()),
         None => Err("must be a host as in a URL, like \"app.example\"".into()),
+    }
+}
+
+/// A kind of user as a token can have it: tokens with another are refused.
+fn user_type(value: &Value) -> Result<String, Wrong> {
+    let given = one_text(value)?;
+    match is_id(&given) {
+        true => Ok(given),
+        false => Err(format!(
+            "must be text of at most {MAX_ID} bytes, without control characters, like \"player\""
+        )),
+    }
+}
+
+/// How long a token is good: tokens count in whole seconds.
+fn token_ttl(value: &Value) -> Result<Duration, Wrong> {
+    let ttl = positive_duration(value)?;
+    match ttl < MIN_TOKEN_TTL {
+        true => Err("must be at least 1s, or tokens would be over at once".into()),
+        false => Ok(ttl),
     }
 }
 
@@ -195,14 +218,14 @@ pub(super) const KEYS: &[Key] = &[
     node(
         "auth.wallet.token_ttl",
         "\"12h\"",
-        "how long the token is good that a wallet gets",
-        |s, v| Ok(s.wallet.token_ttl = positive_duration(v)?),
+        "how long the token is good that a wallet gets, at least `\"1s\"`",
+        |s, v| Ok(s.wallet.token_ttl = token_ttl(v)?),
     ),
     node(
         "auth.wallet.user_type",
         "\"off\"",
         "the `userType` of who signs in with a wallet",
-        |s, v| Ok(s.wallet.user_type = optional(v, one_text)?),
+        |s, v| Ok(s.wallet.user_type = optional(v, user_type)?),
     ),
     secret(
         "auth.wallet.key",

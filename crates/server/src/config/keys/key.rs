@@ -1,5 +1,7 @@
 //! What a key is, and how its row in the table is written.
 
+use std::path::Path;
+
 use heartline::config::NamespaceConfig;
 use toml::Value;
 
@@ -35,6 +37,13 @@ impl Key {
             Some(url) => Value::from(url).to_string(),
             None => value.to_string(),
         }
+    }
+
+    /// Whether something of a value is not for other people's eyes. The name of a file with a key
+    /// is for them; what is in the file is not.
+    pub(crate) fn hides(&self, value: &Value) -> bool {
+        let is_file = value.as_str().is_some_and(|text| Path::new(text).is_file());
+        !is_file && self.masked(value) != value.to_string()
     }
 
     /// Whether a value is, or holds, what [`masked`](Self::masked) gives in place of a secret.

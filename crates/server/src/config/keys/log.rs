@@ -19,7 +19,8 @@ pub(super) const KEYS: &[Key] = &[
     node(
         "log.level",
         "\"info\"",
-        "`error`, `warn`, `info`, `debug` or `trace`",
+        "`error`, `warn`, `info`, `debug` or `trace`; the environment variable `RUST_LOG` \
+         (`warn,heartline=debug`) overrides it, and a line at the start says so",
         |s, v| {
             let levels = [
                 ("error", "error"),
