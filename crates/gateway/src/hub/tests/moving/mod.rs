@@ -5,6 +5,7 @@ mod histories;
 mod line;
 mod losses;
 mod owed;
+mod selected;
 mod sessions;
 mod turns;
 mod unreachable;
