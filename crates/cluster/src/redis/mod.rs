@@ -8,6 +8,8 @@ mod builds;
 mod by_hand;
 mod calls;
 mod challenges;
+#[cfg(test)]
+mod cluster_tests;
 mod condition;
 mod fanout;
 #[cfg(test)]

@@ -219,31 +219,9 @@ impl RedisDriver {
     /// Sends each command to where its channel is, one behind the other but without
     /// waiting for answers in between.
     async fn run_apart(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
-        let mut answers = vec![Value::Nil; commands.len()];
-        let mut waiting: Vec<_> = commands
-            .iter()
-            .enumerate()
-            .map(|(place, command)| (place, Box::pin(self.commands.query::<Value>(command))))
-            .collect();
-        let mut result = Ok(());
-        std::future::poll_fn(|context| {
-            waiting.retain_mut(|(place, sent)| match sent.as_mut().poll(context) {
-                Poll::Pending => true,
-                Poll::Ready(answer) => {
-                    match answer {
-                        Ok(answer) => answers[*place] = answer,
-                        Err(error) => result = Err(error),
-                    }
-                    false
-                }
-            });
-            match waiting.is_empty() {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
-        result.map(|()| answers)
+        let sent = commands.iter();
+        let sent = sent.map(|command| self.commands.query::<Value>(command));
+        together(sent.collect()).await.into_iter().collect()
     }
 }
 
@@ -292,6 +270,29 @@ impl Driver for RedisDriver {
             _mover: mover,
         })
     }
+}
+
+/// Runs some hundreds at once, and all of them to their ends; what each comes to, in their order.
+async fn together<F: Future>(all: Vec<F>) -> Vec<F::Output> {
+    let all = all.into_iter().map(Box::pin);
+    let mut waiting: Vec<_> = all.enumerate().collect();
+    let mut answers: Vec<Option<F::Output>> = Vec::new();
+    answers.resize_with(waiting.len(), || None);
+    std::future::poll_fn(|context| {
+        waiting.retain_mut(|(place, one)| match one.as_mut().poll(context) {
+            Poll::Pending => true,
+            Poll::Ready(answer) => {
+                answers[*place] = Some(answer);
+                false
+            }
+        });
+        match waiting.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    answers.into_iter().flatten().collect()
 }
 
 /// What a push says; `None` for one that says nothing, such as a confirmation.
@@ -347,14 +348,18 @@ impl RedisLink {
                 }
             }
             Connection::Cluster(connection) => {
-                // Channels of one command must be of one slot.
-                for channel in channels {
-                    match name {
-                        "SSUBSCRIBE" => connection.ssubscribe(*channel).await?,
-                        _ => connection.sunsubscribe(*channel).await?,
+                // Channels of one command must be of one slot. Each is confirmed by itself, and
+                // none waits for the confirmation of another.
+                let changes = channels.iter().map(|channel| {
+                    let mut connection = connection.clone();
+                    async move {
+                        match name {
+                            "SSUBSCRIBE" => connection.ssubscribe(*channel).await,
+                            _ => connection.sunsubscribe(*channel).await,
+                        }
                     }
-                }
-                Ok(())
+                });
+                together(changes.collect()).await.into_iter().collect()
             }
         }
     }
