@@ -11,7 +11,7 @@ use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
 use super::super::socketio::{Adapter, SocketIoAdapter};
-use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
+use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients, Unsent};
 use super::inbox::MAX_WAITING;
 use super::receive::GATHER;
 use super::send::{MAX_OWED, MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
@@ -91,12 +91,16 @@ impl Stub {
 impl Driver for Stub {
     type Link = Stub;
 
-    async fn send(&self, batch: &[Outgoing]) -> RedisResult<()> {
-        self.answer()?;
+    async fn send(&self, batch: &[Outgoing]) -> Result<(), Unsent> {
+        let unsent = |is_begun| Unsent {
+            error: away(),
+            is_begun,
+        };
+        self.answer().map_err(|_| unsent(false))?;
         self.state(|state| {
             state.writes.push(batch.to_vec());
             match state.loses_answers {
-                true => Err(away()),
+                true => Err(unsent(true)),
                 false => Ok(()),
             }
         })

@@ -35,7 +35,7 @@ use super::super::super::socketio::{Adapter, SocketIoAdapter};
 use super::super::super::tests::Redis;
 use super::super::super::{Calls, Commands, RedisDriver, Server};
 use super::super::Fanout;
-use super::super::driver::{Driver, Listener, Outgoing};
+use super::super::driver::{Driver, Listener, Outgoing, Unsent};
 use super::{Line, LineSettings, target_of};
 use crate::envelope::Origin;
 use crate::kept;
@@ -185,7 +185,7 @@ type Tap = Arc<Mutex<Option<Listener>>>;
 impl Driver for Tapped {
     type Link = <RedisDriver as Driver>::Link;
 
-    async fn send(&self, batch: &[Outgoing]) -> redis::RedisResult<()> {
+    async fn send(&self, batch: &[Outgoing]) -> Result<(), Unsent> {
         self.0.send(batch).await
     }
 
