@@ -130,9 +130,13 @@ pub struct Cluster {
     tasks: Mutex<Vec<AbortHandle>>,
     nodes: Arc<Nodes>,
     look_ups: Arc<LookUps>,
-    /// By which channels Socket.IO servers speak to a user's socket and its user.
-    spoken_to: Mutex<HashMap<SocketAddress, [Option<Arc<dyn Subscription>>; 2]>>,
+    /// By which channels Socket.IO servers speak to each user's socket that was let in.
+    spoken_to: Arc<Mutex<HashMap<SocketAddress, SpokenTo>>>,
 }
+
+/// The channels by which Socket.IO servers speak to a user's socket, by its own name and the one
+/// that it has kept, and to its user.
+type SpokenTo = [Option<Arc<dyn Subscription>>; 3];
 
 impl Drop for Cluster {
     fn drop(&mut self) {
@@ -199,21 +203,30 @@ impl Cluster {
             tasks: Mutex::default(),
             nodes: Arc::default(),
             look_ups,
-            spoken_to: Mutex::default(),
+            spoken_to: Arc::default(),
         })
     }
 
-    /// Listens to what Socket.IO servers say to a socket, and to its user.
-    fn listen_for(&self, newcomer: &Newcomer) {
-        let Newcomer { user, socket, .. } = newcomer;
-        let namespace = self.member.local().namespace(socket);
-        if let (Some(namespace), None) = (namespace, &user.tenant_id) {
-            let names = [socket.id().to_string(), format!("user:{}", user.user_id)];
-            let held = names.map(|name| self.fanout.listen_to_servers(&namespace, &name));
-            if held.iter().any(Option::is_some) {
-                locked(&self.spoken_to).insert(*socket, held);
-            }
+    /// Listens to what Socket.IO servers say to a newcomer, and to its user, for as long as the
+    /// answer is kept; `None`: they say it elsewhere, or do not know it.
+    fn listen_for(&self, newcomer: &Newcomer) -> Option<SpokenTo> {
+        let Newcomer {
+            user,
+            socket,
+            known_as,
+            ..
+        } = newcomer;
+        let namespace = self.member.local().namespace(socket)?;
+        if user.tenant_id.is_some() {
+            return None;
         }
+        let names = [
+            Some(socket.id()),
+            known_as.map(|name| name.id()),
+            Some(format!("user:{}", user.user_id)),
+        ];
+        let held = names.map(|name| self.fanout.listen_to_servers(&namespace, &name?));
+        held.iter().any(Option::is_some).then_some(held)
     }
 
     /// Changes the node's own table; and while the store cannot be told, what is known last of the
@@ -405,17 +418,18 @@ impl Backplane for Cluster {
     }
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
-        let member = self.member.clone();
-        self.listen_for(&newcomer);
+        let (member, spoken_to) = (self.member.clone(), self.spoken_to.clone());
+        // Given up with this, unless it is let in.
+        let held = self.listen_for(&newcomer);
         Box::pin(async move {
             let table = member.local();
             // As coarse as the node's own table has it.
             let since = table.now() / 16 * 16;
-            let Newcomer { user, socket, .. } = &newcomer;
-            let Some(entry) = table.entry(*socket, newcomer.device_id.as_ref(), since) else {
+            let socket = newcomer.socket;
+            let Some(entry) = table.entry(socket, newcomer.device_id.as_ref(), since) else {
                 return Err(DeviceLimitReached::default());
             };
-            let who = names::typed_user(user);
+            let who = names::typed_user(&newcomer.user);
             let guard = AdmissionGuard {
                 member: &member,
                 socket: Some((who.clone(), entry.socket.clone())),
@@ -445,6 +459,9 @@ impl Backplane for Cluster {
             let entered = member.connect(asked, enter).await;
             guard.disarm();
             member.local().replica().touch(&name);
+            if let (Ok(_), Some(held)) = (&entered, held) {
+                locked(&spoken_to).insert(socket, held);
+            }
             entered
         })
     }

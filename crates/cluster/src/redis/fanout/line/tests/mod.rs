@@ -1,5 +1,6 @@
 //! The line on a real server: processes that say and hear, and the script by itself.
 
+mod beside;
 mod follow;
 mod keeps;
 mod phase;
@@ -58,6 +59,8 @@ enum Told {
 struct Ears {
     told: Mutex<Vec<Told>>,
     followed: Mutex<Vec<Scope>>,
+    /// What the namespace of its sockets allows; `None`: it has none.
+    policy: Option<DevicePolicy>,
 }
 
 fn whom(target: &Target<'_>) -> String {
@@ -150,11 +153,11 @@ impl Node for Ears {
     }
 
     fn namespace(&self, _: &SocketAddress) -> Option<Arc<str>> {
-        None
+        self.policy.map(|_| "/".into())
     }
 
     fn device_policy(&self, _: &SocketAddress) -> Option<DevicePolicy> {
-        None
+        self.policy
     }
 
     fn max_payload(&self) -> usize {
