@@ -25,8 +25,8 @@ use crate::member::{Member, Prober, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
-    Adapter, BadUrl, Calls, Commands, Fanout, Incoming, Line, LineSettings, Queue, RedisDriver,
-    RedisRegistry, Server, SocketIoAdapter,
+    Adapter, BadUrl, Calls, Commands, Fanout, Incoming, Line, LineSettings, OnceBounds, Queue,
+    RedisChallenges, RedisDriver, RedisOnce, RedisRegistry, Server, SocketIoAdapter,
 };
 use crate::registry::{
     self, Admission, Doubts, Known, Millis, NodeInfo, TypedUser, Unavailable, UserName,
@@ -119,13 +119,15 @@ struct Parts {
     queue: Queue,
     /// Where the streams adapter is looked for, and its stream's name; `None`: not at all.
     streams: Option<(Arc<Server>, String)>,
-    server: Arc<Server>,
 }
 
 /// One node of a cluster on Redis.
 pub struct Cluster {
     member: Arc<Member<RedisRegistry, Table>>,
     fanout: Arc<Fanout>,
+    /// Its Sentinels are followed once for all that is asked of it.
+    server: Arc<Server>,
+    calls: Arc<Calls>,
     parts: Mutex<Option<Parts>>,
     tasks: Mutex<Vec<AbortHandle>>,
     nodes: Arc<Nodes>,
@@ -183,7 +185,7 @@ impl Cluster {
         let with_adapter = settings.socketio_adapter != SocketIoAdapter::Off;
         let streams = with_adapter.then(|| (server.clone(), key));
         let doubts = Doubts::new(settings.timing.ttl, settings.timing.refresh);
-        let registry = RedisRegistry::new(server.clone(), calls, doubts);
+        let registry = RedisRegistry::new(server.clone(), calls.clone(), doubts);
         let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
         let asked = member.clone();
         let look_ups = LookUps::new(move |users| {
@@ -193,18 +195,35 @@ impl Cluster {
         Ok(Cluster {
             member,
             fanout,
+            server,
+            calls,
             parts: Mutex::new(Some(Parts {
                 requests,
                 driver,
                 queue,
                 streams,
-                server,
             })),
             tasks: Mutex::default(),
             nodes: Arc::default(),
             look_ups,
             spoken_to: Arc::default(),
         })
+    }
+
+    /// Requests that are done once over all its nodes.
+    pub fn once(&self, bounds: OnceBounds) -> RedisOnce {
+        RedisOnce::on(self.server.clone(), self.calls.prefix(), bounds)
+    }
+
+    /// Challenges of wallets that all its nodes know.
+    pub fn challenges(&self) -> RedisChallenges {
+        RedisChallenges::on(self.server.clone(), self.calls.prefix())
+    }
+
+    /// The server it is on.
+    #[cfg(test)]
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        &self.server
     }
 
     /// Listens to what Socket.IO servers say to a newcomer, and to its user, for as long as the
@@ -371,7 +390,6 @@ impl Backplane for Cluster {
             driver,
             queue,
             streams,
-            server,
         }) = parts
         else {
             return;
@@ -399,9 +417,9 @@ impl Backplane for Cluster {
                 .run(driver, queue, (max_payload, &namespaces), deliver, is_busy)
                 .await;
         });
-        let followed = server.clone();
+        let followed = self.server.clone();
         let moving = tokio::spawn(async move { followed.follow().await });
-        let watching = tokio::spawn(watch::watch(server, self.member.clone()));
+        let watching = tokio::spawn(watch::watch(self.server.clone(), self.member.clone()));
         let near = tokio::spawn(self.member.clone().watch_neighbours(ways));
         let mut tasks = locked(&self.tasks);
         tasks.extend([

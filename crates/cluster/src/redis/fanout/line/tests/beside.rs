@@ -1,15 +1,17 @@
 //! What a node has on its server beside the line: channels by which Socket.IO servers speak to its
-//! sockets.
+//! sockets, and what is done once over all nodes.
 
 use std::collections::BTreeSet;
 
 use heartline_core::backplane::{Backplane, Subscription};
 use heartline_core::policy::OnExcess;
 use heartline_core::presence::Newcomer;
+use heartline_core::store::{Challenge, Challenges, Redeemed};
 
 use super::status::{settings, until_it_says};
 use super::*;
 use crate::cluster::{Cluster, Settings};
+use crate::redis::OnceBounds;
 
 const ONE_DEVICE: DevicePolicy = DevicePolicy::Limit {
     max: 1,
@@ -136,4 +138,37 @@ async fn who_has_kept_a_name_is_listened_for_by_that_as_well() {
     let ann = Beside::ann();
     beside.cluster.disconnect(&ann, own, Duration::ZERO);
     beside.until_channels_are(&channels_of(&[])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_once_goes_to_the_master_that_was_named_last() {
+    let (first, second) = (Redis::start(), Redis::start());
+    let cluster = Cluster::new(settings("redis+sentinel://127.0.0.1:1/main")).unwrap();
+    let names = |epoch, redis: &Redis| {
+        let sentinels = cluster.server().sentinels();
+        sentinels.name(epoch, redis.port().parse().unwrap());
+    };
+    let bounds = OnceBounds {
+        kept_for: 10_000,
+        runs_for: 1_000,
+        requests: 10,
+        bytes: 10_000,
+    };
+    let (once, challenges) = (cluster.once(bounds), cluster.challenges());
+    let claims = async |token| once.claim("k", &[7; 32], token, 1_000).await.unwrap();
+    let challenge = Challenge {
+        hash: [1; 32],
+        wallet: [2; 32],
+        expires_at: 9_000,
+    };
+    let redeems = async || challenges.redeem([1; 32], [2; 32], 1_000).await.unwrap();
+    names(0, &first);
+    assert!(claims(1).await.is_none() && claims(2).await.is_some());
+    challenges.issue(challenge.clone(), 1_000).await.unwrap();
+    // The first goes on answering, and would say the same again.
+    names(1, &second);
+    assert!(claims(2).await.is_none(), "the other one knows nothing");
+    assert_eq!(redeems().await, Redeemed::Unknown);
+    challenges.issue(challenge, 1_000).await.unwrap();
+    assert_eq!(redeems().await, Redeemed::Taken);
 }
