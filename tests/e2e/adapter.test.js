@@ -310,6 +310,62 @@ for (const [name, [adapter, set]] of Object.entries(adapters)) {
   });
 }
 
+describe("the sharded adapter, where lost connections are resumed", { timeout: 180000 }, () => {
+  let both;
+  before(async () => {
+    const [adapter, set] = adapters["the sharded adapter"];
+    both = await pair(adapter, { ...set, "recovery.window": "1m", "devices.policy": "limit", "devices.max": "1" });
+  });
+  after(() => both?.close());
+
+  it("reaches who has come back by the id that it has kept", async () => {
+    const [server] = both.servers;
+    const one = await ours(both.nodes[0], "ann");
+    const { id } = one;
+    server.to(id).emit("direct", 1);
+    await one.hear("direct");
+    for (const turn of [2, 3]) {
+      const lost = one.ending();
+      one.io.engine.close();
+      await lost;
+      await until(() => one.connected, "the return");
+      assert.deepEqual([one.recovered, one.id], [true, id]);
+      server.to(id).emit("direct", turn);
+      await one.hear("direct", (number) => number === turn);
+    }
+    assert.equal(one.count("direct"), 3);
+  });
+
+  it("reaches who is in a room whose name is a number, and who was put into a new one", async () => {
+    const [server] = both.servers;
+    const two = await ours(both.nodes[1], "bob");
+    server.in("user:bob").socketsJoin(42);
+    await until(async () => (await server.in(42).fetchSockets()).length === 1, "joined");
+    server.to(42).emit(7, "x");
+    assert.equal(await two.hear("7"), "x");
+    const body = { event: "news", data: 1 };
+    assert.equal((await both.nodes[0].api("/v1/rooms/42/publish", { method: "POST", body })).status, 200);
+    assert.equal(await two.hear("news"), 1);
+    assert.equal(two.count("room:gap"), 0);
+  });
+
+  it("leaves no channel behind of who is not let in", async () => {
+    const client = await both.connect();
+    const one = await ours(both.nodes[0], "cid");
+    const channels = async () => (await client.sendCommand(["PUBSUB", "SHARDCHANNELS"])).toSorted().join(" ");
+    await until(async () => (await channels()).includes(`#${one.id}#`), "its channel");
+    const before = await channels();
+    for (let count = 0; count < 50; count++) {
+      const refused = socketIo(both.nodes[0].http, { auth: { token: token("cid") }, reconnection: false });
+      assert.match((await refused.refusal()).message, /device/i);
+      refused.close();
+    }
+    await one.ask("join", { room: "last" });
+    const later = before.split(" ").concat("socket.io#/#last#").toSorted().join(" ");
+    await until(async () => (await channels()) === later, "the same channels");
+  });
+});
+
 describe("what does not fit together", { timeout: 180000 }, () => {
   it("is named in the log: the streams adapter, and a node id that two nodes have", async () => {
     const store = await redis();

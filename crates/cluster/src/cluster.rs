@@ -25,8 +25,8 @@ use crate::member::{Member, Prober, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
-    Adapter, BadUrl, Calls, Commands, Fanout, Incoming, Line, LineSettings, Queue, RedisDriver,
-    RedisRegistry, Server, SocketIoAdapter,
+    Adapter, BadUrl, Calls, Commands, Fanout, Incoming, Line, LineSettings, OnceBounds, Queue,
+    RedisChallenges, RedisDriver, RedisOnce, RedisRegistry, Server, SocketIoAdapter,
 };
 use crate::registry::{
     self, Admission, Doubts, Known, Millis, NodeInfo, TypedUser, Unavailable, UserName,
@@ -120,20 +120,26 @@ struct Parts {
     queue: Queue,
     /// Where the streams adapter is looked for, and its stream's name; `None`: not at all.
     streams: Option<(Arc<Server>, String)>,
-    server: Arc<Server>,
 }
 
 /// One node of a cluster on Redis.
 pub struct Cluster {
     member: Arc<Member<RedisRegistry, Table>>,
     fanout: Arc<Fanout>,
+    /// Its Sentinels are followed once for all that is asked of it.
+    server: Arc<Server>,
+    calls: Arc<Calls>,
     parts: Mutex<Option<Parts>>,
     tasks: Mutex<Vec<AbortHandle>>,
     nodes: Arc<Nodes>,
     look_ups: Arc<LookUps>,
-    /// By which channels Socket.IO servers speak to a user's socket and its user.
-    spoken_to: Mutex<HashMap<SocketAddress, [Option<Arc<dyn Subscription>>; 2]>>,
+    /// By which channels Socket.IO servers speak to each user's socket that was let in.
+    spoken_to: Arc<Mutex<HashMap<SocketAddress, SpokenTo>>>,
 }
+
+/// The channels by which Socket.IO servers speak to a user's socket, by its own name and the one
+/// that it has kept, and to its user.
+type SpokenTo = [Option<Arc<dyn Subscription>>; 3];
 
 impl Drop for Cluster {
     fn drop(&mut self) {
@@ -180,7 +186,7 @@ impl Cluster {
         let with_adapter = settings.socketio_adapter != SocketIoAdapter::Off;
         let streams = with_adapter.then(|| (server.clone(), key));
         let doubts = Doubts::new(settings.timing.ttl, settings.timing.refresh);
-        let registry = RedisRegistry::new(server.clone(), calls, doubts);
+        let registry = RedisRegistry::new(server.clone(), calls.clone(), doubts);
         let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
         let asked = member.clone();
         let look_ups = LookUps::new(move |users| {
@@ -190,31 +196,57 @@ impl Cluster {
         Ok(Cluster {
             member,
             fanout,
+            server,
+            calls,
             parts: Mutex::new(Some(Parts {
                 requests,
                 driver,
                 queue,
                 streams,
-                server,
             })),
             tasks: Mutex::default(),
             nodes: Arc::default(),
             look_ups,
-            spoken_to: Mutex::default(),
+            spoken_to: Arc::default(),
         })
     }
 
-    /// Listens to what Socket.IO servers say to a socket, and to its user.
-    fn listen_for(&self, newcomer: &Newcomer) {
-        let Newcomer { user, socket, .. } = newcomer;
-        let namespace = self.member.local().namespace(socket);
-        if let (Some(namespace), None) = (namespace, &user.tenant_id) {
-            let names = [socket.id().to_string(), format!("user:{}", user.user_id)];
-            let held = names.map(|name| self.fanout.listen_to_servers(&namespace, &name));
-            if held.iter().any(Option::is_some) {
-                locked(&self.spoken_to).insert(*socket, held);
-            }
+    /// Requests that are done once over all its nodes.
+    pub fn once(&self, bounds: OnceBounds) -> RedisOnce {
+        RedisOnce::on(self.server.clone(), self.calls.prefix(), bounds)
+    }
+
+    /// Challenges of wallets that all its nodes know.
+    pub fn challenges(&self) -> RedisChallenges {
+        RedisChallenges::on(self.server.clone(), self.calls.prefix())
+    }
+
+    /// The server it is on.
+    #[cfg(test)]
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Listens to what Socket.IO servers say to a newcomer, and to its user, for as long as the
+    /// answer is kept; `None`: they say it elsewhere, or do not know it.
+    fn listen_for(&self, newcomer: &Newcomer) -> Option<SpokenTo> {
+        let Newcomer {
+            user,
+            socket,
+            known_as,
+            ..
+        } = newcomer;
+        let namespace = self.member.local().namespace(socket)?;
+        if user.tenant_id.is_some() {
+            return None;
         }
+        let names = [
+            Some(socket.id()),
+            known_as.map(|name| name.id()),
+            Some(format!("user:{}", user.user_id)),
+        ];
+        let held = names.map(|name| self.fanout.listen_to_servers(&namespace, &name?));
+        held.iter().any(Option::is_some).then_some(held)
     }
 
     /// Changes the node's own table; and while the store cannot be told, what is known last of the
@@ -359,7 +391,6 @@ impl Backplane for Cluster {
             driver,
             queue,
             streams,
-            server,
         }) = parts
         else {
             return;
@@ -387,9 +418,9 @@ impl Backplane for Cluster {
                 .run(driver, queue, (max_payload, &namespaces), deliver, is_busy)
                 .await;
         });
-        let followed = server.clone();
+        let followed = self.server.clone();
         let moving = tokio::spawn(async move { followed.follow().await });
-        let watching = tokio::spawn(watch::watch(server, self.member.clone()));
+        let watching = tokio::spawn(watch::watch(self.server.clone(), self.member.clone()));
         let near = tokio::spawn(self.member.clone().watch_neighbours(ways));
         let mut tasks = locked(&self.tasks);
         tasks.extend([
@@ -406,17 +437,18 @@ impl Backplane for Cluster {
     }
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
-        let member = self.member.clone();
-        self.listen_for(&newcomer);
+        let (member, spoken_to) = (self.member.clone(), self.spoken_to.clone());
+        // Given up with this, unless it is let in.
+        let held = self.listen_for(&newcomer);
         Box::pin(async move {
             let table = member.local();
             // As coarse as the node's own table has it.
             let since = table.now() / 16 * 16;
-            let Newcomer { user, socket, .. } = &newcomer;
-            let Some(entry) = table.entry(*socket, newcomer.device_id.as_ref(), since) else {
+            let socket = newcomer.socket;
+            let Some(entry) = table.entry(socket, newcomer.device_id.as_ref(), since) else {
                 return Err(DeviceLimitReached::default());
             };
-            let who = names::typed_user(user);
+            let who = names::typed_user(&newcomer.user);
             let guard = AdmissionGuard {
                 member: &member,
                 socket: Some((who.clone(), entry.socket.clone())),
@@ -446,6 +478,9 @@ impl Backplane for Cluster {
             let entered = member.connect(asked, enter).await;
             guard.disarm();
             member.local().replica().touch(&name);
+            if let (Ok(_), Some(held)) = (&entered, held) {
+                locked(&spoken_to).insert(socket, held);
+            }
             entered
         })
     }

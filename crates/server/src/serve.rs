@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Method, header};
 use heartline::config::{AuthMode, RoomsDefault};
 use heartline::rustls::pki_types::UnixTime;
 use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
-use heartline_cluster::{Cluster, LineSettings, Timing};
+use heartline_cluster::{Cluster, LineSettings, RedisOnce, Timing};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -49,7 +49,7 @@ pub(crate) fn missing_authentication(settings: &Settings) -> Option<&'static str
 pub(crate) fn check(settings: &Settings) -> Result<Option<String>, Exit> {
     let bad = |what: String| refuse(Exit::BadConfiguration, what);
     JwtAuthenticator::new(&settings.jwt, system_clock).map_err(bad)?;
-    SignIn::new(settings).map_err(bad)?;
+    SignIn::new(settings, None).map_err(bad)?;
     #[cfg(feature = "postgres")]
     if let StoreUrl::Postgres(url) = &settings.store {
         let unusable = |what| bad(format!("store.url: {what}"));
@@ -213,7 +213,8 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     }
     let (drain_asked, mut drain_wanted) = mpsc::channel(1);
     let tokens = node.tokens.clone();
-    let state = admin::State::new(node.gateway.clone(), tokens, &settings, drain_asked);
+    let gateway = node.gateway.clone();
+    let state = admin::State::new(gateway, tokens, node.once, &settings, drain_asked);
     let (ending, ended) = oneshot::channel::<()>();
     // An error: it ends.
     let ended = async { drop(ended.await) };
@@ -244,6 +245,8 @@ struct Node {
     gateway: Gateway,
     tokens: JwtAuthenticator,
     certificate: Option<Arc<Certificate>>,
+    /// What is done once over all nodes of its cluster.
+    once: Option<RedisOnce>,
     /// Nobody serves it yet: operators see a node that is one of its cluster.
     operators: TcpListener,
     /// What serves the public listener.
@@ -261,6 +264,7 @@ impl Node {
         let public = listen("server.listen", &settings.listen).await?;
         let operators = listen("admin.listen", &settings.admin_listen).await?;
         let (cluster, for_nodes) = cluster(settings).await?.unzip();
+        let once = cluster.as_ref().map(|cluster| cluster.once(admin::ONCE));
         let tokens = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
         let gateway = gateway(settings, cluster, tokens.clone(), dev).await?;
         tokio::spawn(keep_clean(gateway.clone(), settings.clone()));
@@ -292,6 +296,7 @@ impl Node {
             gateway,
             tokens,
             certificate,
+            once,
             operators,
             serving,
         })
@@ -349,7 +354,8 @@ async fn gateway(
 ) -> Result<Gateway, Exit> {
     let failed = |what: String| refuse(Exit::Failed, what);
     let for_pages = settings.clone();
-    let sign_in = SignIn::new(settings).map_err(failed)?;
+    let challenges = cluster.as_ref().map(Cluster::challenges);
+    let sign_in = SignIn::new(settings, challenges).map_err(failed)?;
     if let Some(sign_in) = sign_in.clone() {
         tokio::spawn(sign_in.keep_small());
     }

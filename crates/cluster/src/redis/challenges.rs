@@ -12,7 +12,7 @@ use heartline_core::store::{
 };
 use redis::{Cmd, RedisError};
 
-use super::server::{BadUrl, Commands, Server};
+use super::server::{Commands, Server};
 
 const SCRIPT: &str = include_str!("challenges.lua");
 
@@ -23,16 +23,21 @@ pub struct RedisChallenges {
 }
 
 impl RedisChallenges {
-    /// Those of the cluster whose keys begin with `prefix`. Connects when it is first asked.
-    ///
-    /// # Errors
-    /// When `url` is none that `cluster.url` can have.
-    pub fn new(url: &str, prefix: &str) -> Result<RedisChallenges, BadUrl> {
-        let server = Arc::new(Server::parse(url)?);
-        Ok(RedisChallenges {
+    /// Those of the cluster whose keys begin with `prefix`, which has its hash tag. Connects when
+    /// it is first asked. Somebody has to [follow](Server::follow) the server: one that was
+    /// demoted goes on answering.
+    pub(crate) fn on(server: Arc<Server>, prefix: &str) -> RedisChallenges {
+        RedisChallenges {
             commands: Arc::new(Commands::new(server)),
-            prefix: format!("{{{prefix}}}"),
-        })
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// The same of a server that nobody follows.
+    #[cfg(test)]
+    pub(super) fn new(url: &str, prefix: &str) -> Result<RedisChallenges, super::BadUrl> {
+        let server = Arc::new(Server::parse(url)?);
+        Ok(RedisChallenges::on(server, &format!("{{{prefix}}}")))
     }
 
     fn command(&self, operation: &str, now: u64, hash: &[u8; 32], wallet: &[u8; 32]) -> Cmd {

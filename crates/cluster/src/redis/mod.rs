@@ -8,6 +8,8 @@ mod builds;
 mod by_hand;
 mod calls;
 mod challenges;
+#[cfg(test)]
+mod cluster_tests;
 mod condition;
 mod fanout;
 #[cfg(test)]
@@ -30,7 +32,7 @@ pub(crate) use condition::{ANSWER_TIMEOUT, examine, misnamed};
 pub use condition::{Condition, Finding};
 pub use fanout::{
     Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,
-    Listener, Outgoing, Queue, Recipients, RedisDriver,
+    Listener, Outgoing, Queue, Recipients, RedisDriver, Unsent,
 };
 pub(crate) use needs::forbidden;
 pub use once::{OnceBounds, OnceKnown, RedisOnce};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use redis::{Cmd, RedisResult};
 
-use super::server::{BadUrl, Commands, Server};
+use super::server::{Commands, Server};
 
 const SCRIPT: &str = include_str!("once.lua");
 
@@ -42,17 +42,26 @@ pub struct RedisOnce {
 }
 
 impl RedisOnce {
-    /// Those of the cluster whose keys begin with `prefix`. Connects when it is first asked.
-    ///
-    /// # Errors
-    /// When `url` is none that `cluster.url` can have.
-    pub fn new(url: &str, prefix: &str, bounds: OnceBounds) -> Result<RedisOnce, BadUrl> {
-        let server = Arc::new(Server::parse(url)?);
-        Ok(RedisOnce {
+    /// Those of the cluster whose keys begin with `prefix`, which has its hash tag. Connects when
+    /// it is first asked. Somebody has to [follow](Server::follow) the server: one that was
+    /// demoted goes on answering.
+    pub(crate) fn on(server: Arc<Server>, prefix: &str, bounds: OnceBounds) -> RedisOnce {
+        RedisOnce {
             commands: Arc::new(Commands::new(server)),
-            prefix: format!("{{{prefix}}}"),
+            prefix: prefix.to_owned(),
             bounds,
-        })
+        }
+    }
+
+    /// The same of a server that nobody follows.
+    #[cfg(test)]
+    pub(super) fn new(
+        url: &str,
+        prefix: &str,
+        bounds: OnceBounds,
+    ) -> Result<RedisOnce, super::BadUrl> {
+        let server = Arc::new(Server::parse(url)?);
+        Ok(RedisOnce::on(server, &format!("{{{prefix}}}"), bounds))
     }
 
     fn command(&self, operation: &str, now: u64, key: &str, token: u64) -> Cmd {

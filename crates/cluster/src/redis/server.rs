@@ -589,6 +589,14 @@ impl Commands {
         current
     }
 
+    /// Opens the connection, if there is none.
+    ///
+    /// # Errors
+    /// When there is no server, or it does not let this one in.
+    pub(super) async fn reach(&self) -> RedisResult<()> {
+        self.connection().await.map(drop)
+    }
+
     async fn connection(&self) -> RedisResult<Current> {
         if let Some(current) = self.current().clone() {
             return Ok(current);

@@ -8,6 +8,7 @@
 //! answers all of them: acknowledgements of a broadcast cannot be waited for otherwise.
 
 mod classic;
+mod name;
 mod reply;
 mod sharded;
 
@@ -22,6 +23,7 @@ use serde_json::value::RawValue;
 
 use super::fanout::Recipients;
 use crate::envelope::Unread;
+use name::{Name, names};
 
 pub use reply::Reply;
 
@@ -307,9 +309,9 @@ fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 #[derive(Default, Deserialize)]
 struct Options {
     #[serde(default)]
-    rooms: Vec<String>,
+    rooms: Vec<Name>,
     #[serde(default)]
-    except: Vec<String>,
+    except: Vec<Name>,
     #[serde(default)]
     flags: Option<Flags>,
 }
@@ -331,8 +333,8 @@ impl Options {
     fn foreign(self, namespace: String, wish: Wish) -> Foreign {
         Foreign {
             namespace,
-            rooms: self.rooms,
-            except: self.except,
+            rooms: names(self.rooms),
+            except: names(self.except),
             wish,
         }
     }
@@ -354,7 +356,7 @@ impl Packet {
             return None;
         }
         let (event, args) = self.data.split_first()?;
-        let event: String = serde_json::from_str(event.get()).ok()?;
+        let Name(event) = serde_json::from_str(event.get()).ok()?;
         let args: Vec<&str> = args.iter().map(|arg| arg.get()).collect();
         Some(Message {
             event: event.into(),

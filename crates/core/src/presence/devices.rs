@@ -27,6 +27,9 @@ pub struct Newcomer {
     /// The socket with which its client goes on, or whose place on the same connection it takes:
     /// that one is over, whether or not the node that had it has said so, and counts no more.
     pub instead_of: Option<SocketAddress>,
+    /// The name that it keeps of the socket with which its client goes on, if it has one beside its
+    /// own: others know it by that.
+    pub known_as: Option<SocketAddress>,
 }
 
 /// What letting a newcomer in means for others.

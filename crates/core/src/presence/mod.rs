@@ -192,6 +192,7 @@ impl Presence {
             policy,
             max_sockets,
             instead_of,
+            known_as: _,
         } = newcomer;
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let id = Id {

@@ -45,6 +45,7 @@ fn newcomer(id: &str, slot: u32, device: Option<&str>, policy: DevicePolicy) -> 
         policy,
         max_sockets: usize::MAX,
         instead_of: None,
+        known_as: None,
     }
 }
 

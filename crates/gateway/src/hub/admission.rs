@@ -127,9 +127,10 @@ pub(super) async fn authenticate<'a>(
     let is_foreign = elsewhere == Err(Unclaimed::Foreign);
     let instead_of = earlier.as_ref().zip(elsewhere.as_ref().ok());
     let last = instead_of.and_then(|(earlier, record)| last_place(shared, earlier, record));
+    let known_as = instead_of.map(|(earlier, _)| earlier.name);
     // The connection's own socket was let in beside what its client had before.
     let instead_of = before.map(|(own, _)| own).or(last);
-    let outcome = admit(shared, identity, (socket, instead_of), here).await?;
+    let outcome = admit(shared, identity, (socket, instead_of, known_as), here).await?;
     if let Ok(LetIn { identity, .. }) = &outcome {
         if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
             && let Some(attended) = common.attend(user)
@@ -154,7 +155,7 @@ pub(super) async fn authenticate<'a>(
 async fn admit<'a>(
     shared: &'a Shared,
     identity: Arc<Identity>,
-    (socket, instead_of): (SocketAddress, Option<SocketAddress>),
+    (socket, instead_of, known_as): (SocketAddress, Option<SocketAddress>, Option<SocketAddress>),
     here: Weak<()>,
 ) -> Option<Result<LetIn<'a>, Refusal>> {
     let let_in = |identity, admitted| LetIn {
@@ -174,6 +175,7 @@ async fn admit<'a>(
         policy: config.devices,
         max_sockets: config.max_sockets,
         instead_of,
+        known_as,
     };
     // Nobody loses a place to who has gone.
     if here.strong_count() == 0 {

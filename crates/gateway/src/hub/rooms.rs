@@ -33,7 +33,7 @@ use crate::publication::Encoding;
 const REMEMBER: Duration = Duration::from_secs(10);
 /// How long a subscription may take: longer than a store that is away is waited for (5 s), and
 /// less than clients wait for its answer (10 s).
-const SUBSCRIBE: Duration = Duration::from_secs(8);
+pub(super) const SUBSCRIBE: Duration = Duration::from_secs(8);
 /// How much longer, where the other nodes are asked who is there: as long as they may take.
 const ASK_NODES: Duration = Duration::from_secs(4);
 

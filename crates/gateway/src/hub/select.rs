@@ -15,8 +15,10 @@ use heartline_wire::reason::Reason;
 use super::Hub;
 use super::link::SocketState;
 use super::query::SLICE;
+use super::rooms::SUBSCRIBE;
+use super::tasks::TaskKind;
 use crate::metrics::Outbound;
-use crate::op::{ChoicePlace, Chosen, FIRST_CHOICE, SelectedAction, Selection};
+use crate::op::{ChoicePlace, Chosen, FIRST_CHOICE, Held, SelectedAction, Selection};
 use crate::publication::Encoding;
 
 impl Hub {
@@ -106,6 +108,10 @@ impl Hub {
         action: &SelectedAction,
     ) {
         let namespace = selection.namespace;
+        let mut held: Vec<Held> = match action {
+            SelectedAction::Join(rooms) => vec![None; rooms.len()],
+            _ => Vec::new(),
+        };
         for slot in self.chosen(engine, selection) {
             match action {
                 SelectedAction::Send(publication) => {
@@ -119,13 +125,13 @@ impl Hub {
                     }
                 }
                 SelectedAction::Join(rooms) => {
-                    for room in rooms.iter() {
+                    for (room, held) in rooms.iter().zip(&mut held) {
                         // What is no room's name, or one too many, is not joined.
-                        if heartline_core::rooms::is_valid_name(room) {
-                            let joined = self.join(engine, slot, namespace, room);
-                            if joined.is_ok() {
-                                self.note_joined(engine, slot, namespace, room);
-                            }
+                        if heartline_core::rooms::is_valid_name(room)
+                            && let Ok(joined) = self.join(engine, slot, namespace, room)
+                        {
+                            self.note_joined(engine, slot, namespace, room);
+                            *held = joined.held.or(held.take());
                         }
                     }
                 }
@@ -138,6 +144,10 @@ impl Hub {
                     self.end_socket(engine, slot, namespace, Reason::Kicked)
                 }
             }
+        }
+        // Nobody waits for it, and without it nothing is heard in a room whose publications are kept.
+        for ready in held.into_iter().filter_map(|held| held?.ready()) {
+            self.start(engine, ready, TaskKind::Detached, SUBSCRIBE);
         }
     }
 

@@ -33,6 +33,7 @@ use heartline::Gateway;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+pub(crate) use idempotency::ONCE;
 use listener::Bounded;
 use problem::Problem;
 pub(crate) use state::State;

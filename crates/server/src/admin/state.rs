@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use heartline::Gateway;
+use heartline_cluster::RedisOnce;
 
 use super::idempotency::Answers;
 use super::max_body;
@@ -24,15 +25,16 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// A wish to drain goes to `drain`.
+    /// What is done once over all nodes is known by `once`; a wish to drain goes to `drain`.
     pub(crate) fn new(
         gateway: Gateway,
         tokens: JwtAuthenticator,
+        once: Option<RedisOnce>,
         settings: &Settings,
         drain: tokio::sync::mpsc::Sender<()>,
     ) -> Self {
         State {
-            answers: Answers::new(&gateway, settings),
+            answers: Answers::new(&gateway, once),
             gateway,
             tokens,
             token: settings.admin_token.as_deref().map(Into::into),

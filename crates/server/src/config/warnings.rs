@@ -1,6 +1,7 @@
 //! What is allowed and unwise, or has no effect.
 
 use heartline::config::{DevicePolicy, NamespaceConfig};
+use heartline_cluster::SocketIoAdapter::Off;
 
 use super::check::GOOD_SECRET;
 use super::keys::{self, Key};
@@ -28,6 +29,7 @@ pub(super) fn warnings(settings: &Settings, given: &All) -> Vec<String> {
         );
     }
     all.extend(kept_in_memory(settings, given));
+    all.extend(not_kept(settings));
     // What is as it is anyway need not have an effect.
     let set = |key: &Key| {
         let given = given.get(key.name);
@@ -135,6 +137,17 @@ pub(crate) fn exposed(settings: &Settings) -> Option<String> {
     })
 }
 
+/// That clients go on without what other servers have emitted, if they do.
+fn not_kept(settings: &Settings) -> Option<String> {
+    let is_beside = settings.cluster_url.is_some() && settings.socketio_adapter != Off;
+    (is_beside && settings.gateway.recovery.window.is_some()).then(|| {
+        "recovery.window is set beside cluster.socketio_adapter: what Socket.IO servers on Node \
+         emit is not kept, so a client that was away for a moment goes on without it, and is \
+         told of no gap"
+            .into()
+    })
+}
+
 /// That messages are in memory, where nobody has said that they should be.
 fn kept_in_memory(settings: &Settings, given: &All) -> Option<String> {
     let origin = given.get("store.url").map(|given| &*given.origin);
@@ -203,6 +216,13 @@ mod tests {
             ""
         );
         assert_eq!(warned(&["auth.jwt.jwks_url=http://127.0.0.1:1/keys"]), "");
+        let beside = [
+            "cluster.url=redis://127.0.0.1",
+            "cluster.socketio_adapter=sharded",
+        ];
+        assert!(!warned(&beside).contains("not kept"));
+        let recovers = [beside[0], beside[1], "recovery.window=2m"];
+        assert!(warned(&recovers).contains("on Node emit is not kept"));
     }
 
     #[test]

@@ -82,19 +82,21 @@ enum Refusal {
 }
 
 impl SignIn {
-    /// `None` where it is off.
+    /// `None` where it is off. The nodes of a cluster have challenges `together` where they have
+    /// no database together.
     ///
     /// # Errors
     /// A sentence, when nothing can sign tokens.
-    pub(crate) fn new(settings: &Settings) -> Result<Option<Arc<SignIn>>, String> {
+    pub(crate) fn new(
+        settings: &Settings,
+        together: Option<RedisChallenges>,
+    ) -> Result<Option<Arc<SignIn>>, String> {
         if !settings.wallet.enabled {
             return Ok(None);
         }
         let apart = settings.store == StoreUrl::Memory;
-        let redis = settings.cluster_url.as_ref().filter(|_| apart);
-        let together = redis.map(|url| RedisChallenges::new(url, &settings.cluster_prefix));
         Ok(Some(Arc::new(SignIn {
-            together: together.transpose().map_err(|error| error.to_string())?,
+            together: together.filter(|_| apart),
             settings: settings.wallet.clone(),
             signer: Signer::for_wallets(&settings.jwt)?,
             limits: KeyedLimiter::default(),

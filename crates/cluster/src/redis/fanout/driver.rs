@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use redis::RedisResult;
+use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
 use crate::registry::UserName;
@@ -29,8 +29,17 @@ pub struct Outgoing {
     pub bytes: Vec<u8>,
     /// When it was published.
     pub at: Instant,
-    /// Its number, by which others notice its loss; `None`: they do not.
+    /// Its number, by which others notice its loss, and that they have had it; `None`: they do not.
     pub number: Option<u64>,
+}
+
+/// A batch was not sent, or only a part of it, or nobody knows.
+#[derive(Debug)]
+pub struct Unsent {
+    /// Why.
+    pub error: RedisError,
+    /// Some of it, or all, may have been sent.
+    pub is_begun: bool,
 }
 
 /// What a subscriber hears.
@@ -74,8 +83,8 @@ pub trait Driver: Send + Sync + 'static {
     /// Sends in the order of `batch`, and answers within a few seconds.
     ///
     /// # Errors
-    /// When some may not have been sent, and some may: the caller sends all again.
-    fn send(&self, batch: &[Outgoing]) -> impl Future<Output = RedisResult<()>> + Send;
+    /// When some may not have been sent: the caller sends again what may be heard twice.
+    fn send(&self, batch: &[Outgoing]) -> impl Future<Output = Result<(), Unsent>> + Send;
 
     /// Connects; what is heard there, and its end, goes to `listener`.
     ///

@@ -5,7 +5,7 @@
 //! publishes is delivered here at once and sent to the others in the background, in
 //! order, many in one write. Each publication carries its sender and a running number, so
 //! that a batch whose answer got lost can be sent again: a node that has had a part of it
-//! drops that part.
+//! drops that part. What is said to Socket.IO servers has none, and is not sent again then.
 //!
 //! Pub/sub keeps nothing, and both ends have bounds: what waits to be sent while the server is
 //! away ([`send`]), and what waits for sockets that do not keep up ([`inbox`]). Whatever is
@@ -46,7 +46,7 @@ use receive::{Outlet, Receiver};
 use send::Outbox;
 
 pub use counters::Counters;
-pub use driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
+pub use driver::{Driver, Heard, Link, Listener, Outgoing, Recipients, Unsent};
 pub use line::{Line, LineSettings};
 pub use pubsub::RedisDriver;
 pub use receive::Incoming;

@@ -8,12 +8,13 @@ use hashbrown::HashMap;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::super::calls::Calls;
 use super::super::server::{Commands, Connection, Server, refuse_replica};
 use super::super::socketio::Adapter;
 use super::super::whereabouts::{Processes, Whereabouts};
-use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
+use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients, Unsent};
 use crate::registry::UserName;
 
 /// How long the server may take for an answer.
@@ -24,6 +25,8 @@ pub struct RedisDriver {
     server: Arc<Server>,
     calls: Arc<Calls>,
     commands: Arc<Commands>,
+    /// The way of what a Redis Cluster is not asked for twice.
+    once: Commands,
     whereabouts: Whereabouts,
     /// By which channel this process hears what users are told.
     own: OwnChannel,
@@ -140,6 +143,7 @@ impl RedisDriver {
         RedisDriver {
             sharded: adapter.sharded_prefix().map(Into::into),
             commands: Arc::new(Commands::new(server.clone())),
+            once: Commands::once(server.clone()),
             own: OwnChannel::new(&calls, &process, server.is_cluster()),
             whereabouts: Whereabouts::new(process),
             server,
@@ -169,7 +173,11 @@ impl RedisDriver {
     async fn send_all(&self, batch: &[Outgoing]) -> RedisResult<()> {
         let mut users: HashMap<&UserName, Processes> = HashMap::new();
         let mut commands = Vec::with_capacity(batch.len());
-        for Outgoing { to, bytes, .. } in batch {
+        let mut ways: Vec<&Commands> = Vec::with_capacity(batch.len());
+        for Outgoing {
+            to, bytes, number, ..
+        } in batch
+        {
             match to {
                 Recipients::User(user) => {
                     let last = users
@@ -185,11 +193,17 @@ impl RedisDriver {
                     commands.push(self.publish(is_sharded, channel, bytes));
                 }
             }
+            let way = match (to, number) {
+                // Who hears it does not know that it was heard before.
+                (Recipients::Channel(_), None) => &self.once,
+                _ => &*self.commands,
+            };
+            ways.resize(commands.len(), way);
         }
         let asked: Vec<&UserName> = users.keys().copied().collect();
         commands.extend(asked.iter().map(|user| self.calls.whereabouts(user)));
         let published = commands.len() - asked.len();
-        let answers = self.run(commands).await?;
+        let answers = self.run(commands, &ways).await?;
         for (user, answer) in asked.into_iter().zip(answers.into_iter().skip(published)) {
             if let Some(processes) = users.get_mut(user) {
                 *processes = self.whereabouts.learn(user, processes, &answer);
@@ -204,56 +218,43 @@ impl RedisDriver {
             .collect();
         match missed.is_empty() {
             true => Ok(()),
-            false => self.run(missed).await.map(|_| ()),
+            false => self.run(missed, &[]).await.map(|_| ()),
         }
     }
 
-    /// Runs commands; their answers.
-    async fn run(&self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+    /// Runs commands; their answers. On a Redis Cluster the first ones go by these ways.
+    async fn run(&self, commands: Vec<Cmd>, ways: &[&Commands]) -> RedisResult<Vec<Value>> {
         match self.server.is_cluster() {
-            true => self.run_apart(&commands).await,
+            true => self.run_apart(&commands, ways).await,
             false => self.commands.pipeline(commands).await,
         }
     }
 
     /// Sends each command to where its channel is, one behind the other but without
     /// waiting for answers in between.
-    async fn run_apart(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
-        let mut answers = vec![Value::Nil; commands.len()];
-        let mut waiting: Vec<_> = commands
-            .iter()
-            .enumerate()
-            .map(|(place, command)| (place, Box::pin(self.commands.query::<Value>(command))))
-            .collect();
-        let mut result = Ok(());
-        std::future::poll_fn(|context| {
-            waiting.retain_mut(|(place, sent)| match sent.as_mut().poll(context) {
-                Poll::Pending => true,
-                Poll::Ready(answer) => {
-                    match answer {
-                        Ok(answer) => answers[*place] = answer,
-                        Err(error) => result = Err(error),
-                    }
-                    false
-                }
-            });
-            match waiting.is_empty() {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
-        result.map(|()| answers)
+    async fn run_apart(&self, commands: &[Cmd], ways: &[&Commands]) -> RedisResult<Vec<Value>> {
+        let rest = std::iter::repeat(&*self.commands);
+        let sent = commands.iter().zip(ways.iter().copied().chain(rest));
+        let sent = sent.map(|(command, way)| way.query::<Value>(command));
+        together(sent.collect()).await.into_iter().collect()
     }
 }
 
 impl Driver for RedisDriver {
     type Link = RedisLink;
 
-    async fn send(&self, batch: &[Outgoing]) -> RedisResult<()> {
-        let sent = tokio::time::timeout(ANSWER_TIMEOUT, self.send_all(batch));
-        sent.await
-            .unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no answer in time").into()))
+    async fn send(&self, batch: &[Outgoing]) -> Result<(), Unsent> {
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        let reached = in_time(until, self.commands.reach()).await;
+        reached.map_err(|error| Unsent {
+            error,
+            is_begun: false,
+        })?;
+        let sent = in_time(until, self.send_all(batch)).await;
+        sent.map_err(|error| Unsent {
+            error,
+            is_begun: true,
+        })
     }
 
     async fn listen(&self, listener: Listener) -> RedisResult<RedisLink> {
@@ -292,6 +293,35 @@ impl Driver for RedisDriver {
             _mover: mover,
         })
     }
+}
+
+/// Runs some hundreds at once, and all of them to their ends; what each comes to, in their order.
+async fn together<F: Future>(all: Vec<F>) -> Vec<F::Output> {
+    let all = all.into_iter().map(Box::pin);
+    let mut waiting: Vec<_> = all.enumerate().collect();
+    let mut answers: Vec<Option<F::Output>> = Vec::new();
+    answers.resize_with(waiting.len(), || None);
+    std::future::poll_fn(|context| {
+        waiting.retain_mut(|(place, one)| match one.as_mut().poll(context) {
+            Poll::Pending => true,
+            Poll::Ready(answer) => {
+                answers[*place] = Some(answer);
+                false
+            }
+        });
+        match waiting.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    answers.into_iter().flatten().collect()
+}
+
+/// What is answered until then, or that nothing is.
+async fn in_time(until: Instant, answer: impl Future<Output = RedisResult<()>>) -> RedisResult<()> {
+    let answered = tokio::time::timeout_at(until, answer).await;
+    answered.unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no answer in time").into()))
 }
 
 /// What a push says; `None` for one that says nothing, such as a confirmation.
@@ -347,14 +377,18 @@ impl RedisLink {
                 }
             }
             Connection::Cluster(connection) => {
-                // Channels of one command must be of one slot.
-                for channel in channels {
-                    match name {
-                        "SSUBSCRIBE" => connection.ssubscribe(*channel).await?,
-                        _ => connection.sunsubscribe(*channel).await?,
+                // Channels of one command must be of one slot. Each is confirmed by itself, and
+                // none waits for the confirmation of another.
+                let changes = channels.iter().map(|channel| {
+                    let mut connection = connection.clone();
+                    async move {
+                        match name {
+                            "SSUBSCRIBE" => connection.ssubscribe(*channel).await,
+                            _ => connection.sunsubscribe(*channel).await,
+                        }
                     }
-                }
-                Ok(())
+                });
+                together(changes.collect()).await.into_iter().collect()
             }
         }
     }

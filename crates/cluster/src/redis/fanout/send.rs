@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::counters::Counters;
-use super::driver::{Driver, Outgoing, Recipients};
+use super::driver::{Driver, Outgoing, Recipients, Unsent};
 use crate::envelope::{self, Origin};
 use crate::locked::locked;
 use crate::seal::Seal;
@@ -224,8 +224,8 @@ impl Queue {
                 continue;
             }
             let marks: Vec<Outgoing> = owed.iter().map(|owed| self.mark(owed)).collect();
-            if let Err(error) = driver.send(&marks).await {
-                self.complain(&error);
+            if let Err(unsent) = driver.send(&marks).await {
+                self.complain(&unsent.error);
                 self.owe_again(owed);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
@@ -255,8 +255,11 @@ impl Queue {
     /// Sends a batch, again and again until it is sent or too old.
     async fn send(&self, driver: &impl Driver, batch: &mut Vec<Outgoing>) {
         let mut pause = FIRST_PAUSE;
-        while let Err(error) = driver.send(batch).await {
+        while let Err(Unsent { error, is_begun }) = driver.send(batch).await {
             self.complain(&error);
+            if is_begun {
+                self.drop_unnumbered(batch);
+            }
             self.drop_old(batch);
             if batch.is_empty() {
                 return;
@@ -276,9 +279,20 @@ impl Queue {
 
     /// Gives up what has waited for too long.
     fn drop_old(&self, batch: &mut Vec<Outgoing>) {
-        let is_old = |outgoing: &mut Outgoing| outgoing.at.elapsed() >= MAX_WAIT;
+        self.give_up(batch, |outgoing| outgoing.at.elapsed() >= MAX_WAIT);
+    }
+
+    /// Gives up what may have been sent, and would be heard twice if it were sent again: what is for
+    /// Socket.IO servers. Their adapters bring each thing once or not at all, so that clients are
+    /// made to miss some over an outage, and are not made to hear anything twice; and a second
+    /// answer would count a node twice that was asked.
+    fn drop_unnumbered(&self, batch: &mut Vec<Outgoing>) {
+        self.give_up(batch, |outgoing| outgoing.number.is_none());
+    }
+
+    fn give_up(&self, batch: &mut Vec<Outgoing>, is_given_up: impl Fn(&Outgoing) -> bool) {
         let mut line = locked(&self.0.line);
-        for old in batch.extract_if(.., is_old) {
+        for old in batch.extract_if(.., |outgoing| is_given_up(outgoing)) {
             self.0.counters.undelivered.fetch_add(1, Ordering::Relaxed);
             line.lose(old, &self.0.everybody);
         }
@@ -332,5 +346,92 @@ impl Queue {
             at: Instant::now(),
             number: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heartline_core::backplane::{Message, Target};
+
+    use super::super::driver::Listener;
+    use super::super::pubsub::RedisDriver;
+    use super::*;
+
+    /// A server that fails as often as there are `times`; each says whether some may have been sent.
+    #[derive(Clone)]
+    struct Failing {
+        times: Arc<Mutex<VecDeque<bool>>>,
+        writes: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Driver for Failing {
+        type Link = <RedisDriver as Driver>::Link;
+
+        async fn send(&self, batch: &[Outgoing]) -> Result<(), Unsent> {
+            let texts = batch.iter().map(|outgoing| match outgoing.number {
+                Some(number) => number.to_string(),
+                None => String::from_utf8_lossy(&outgoing.bytes).into_owned(),
+            });
+            locked(&self.writes).push(texts.collect::<Vec<_>>().join(" "));
+            let error = (redis::ErrorKind::Io, "it fails").into();
+            match locked(&self.times).pop_front() {
+                Some(is_begun) => Err(Unsent { error, is_begun }),
+                None => Ok(()),
+            }
+        }
+
+        async fn listen(&self, _: Listener) -> redis::RedisResult<Self::Link> {
+            unreachable!("nobody listens")
+        }
+    }
+
+    /// What was written, and how much was counted as sent and as undelivered, where three were to be
+    /// sent and that has failed so.
+    async fn sent(fails: &[bool]) -> (String, [u64; 2]) {
+        let counters: Arc<Counters> = Arc::default();
+        let names = ("all".into(), "users".into());
+        let (outbox, queue) = queue(1, names, Arc::default(), &counters);
+        let server = || Recipients::Channel("socket.io#/#".into());
+        let origin = Origin {
+            tag: 1,
+            number: 0,
+            after: 0,
+        };
+        let target = Target::Nodes;
+        let envelope = envelope::encode(origin, &target, &Message::new("e", ""));
+        outbox.say(server(), b"a".to_vec());
+        outbox.publish(Recipients::Room("r".into()), envelope);
+        outbox.say(server(), b"b".to_vec());
+        let driver = Failing {
+            times: Arc::new(Mutex::new(fails.iter().copied().collect())),
+            writes: Arc::default(),
+        };
+        let is_sent = async {
+            while outbox.queued() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let given_up = |_: Option<&str>, _: u64| {};
+        tokio::select! {
+            () = queue.send_all(&driver, &given_up) => {}
+            () = is_sent => {}
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it is not sent"),
+        }
+        let counted = [&counters.sent, &counters.undelivered];
+        let counted = counted.map(|counter| counter.load(Ordering::Relaxed));
+        let writes = locked(&driver.writes).join(", ");
+        (writes, counted)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_for_socket_io_servers_is_not_sent_again_where_it_may_have_been() {
+        let expected = |writes: &str, counted| (writes.to_owned(), counted);
+        let all = sent(&[true, true]).await;
+        assert_eq!(all, expected("a 1 b, 1, 1", [1, 2]));
+        // Nobody was reached, and none of it was sent.
+        let all = sent(&[false]).await;
+        assert_eq!(all, expected("a 1 b, a 1 b", [3, 0]));
+        let all = sent(&[false, true]).await;
+        assert_eq!(all, expected("a 1 b, a 1 b, 1", [1, 2]));
     }
 }

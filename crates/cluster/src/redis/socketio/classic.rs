@@ -5,7 +5,9 @@ use bytes::Bytes;
 use heartline_core::backplane::Action;
 use serde::Deserialize;
 
-use super::{Adapter, Broadcast, Foreign, OWN, Options, Packet, Reply, Wish, to_msgpack};
+use super::{
+    Adapter, Broadcast, Foreign, Name, OWN, Options, Packet, Reply, Wish, names, to_msgpack,
+};
 
 pub(super) fn encode(adapter: &Adapter, broadcast: &Broadcast<'_>) -> (String, Vec<u8>) {
     let Broadcast {
@@ -45,12 +47,12 @@ struct Request {
     #[serde(default)]
     opts: Option<Options>,
     #[serde(default)]
-    rooms: Vec<String>,
+    rooms: Vec<Name>,
     /// Before there were `opts`: one socket, and one room.
     #[serde(default)]
-    sid: Option<String>,
+    sid: Option<Name>,
     #[serde(default)]
-    room: Option<String>,
+    room: Option<Name>,
     #[serde(default)]
     packet: Option<Packet>,
 }
@@ -96,8 +98,8 @@ pub(super) fn decode_request(
             (chosen, Wish::Ids(reply?))
         }
         1 => (Options::default(), Wish::Rooms(reply?)),
-        2 => (chosen?, Wish::Do(Action::Join(rooms))),
-        3 => (chosen?, Wish::Do(Action::Leave(rooms))),
+        2 => (chosen?, Wish::Do(Action::Join(names(rooms)))),
+        3 => (chosen?, Wish::Do(Action::Leave(names(rooms)))),
         4 => (chosen?, Wish::Do(Action::Disconnect)),
         5 => (chosen?, Wish::Fetch(reply?)),
         6 => (Options::default(), Wish::Nothing(reply?)),

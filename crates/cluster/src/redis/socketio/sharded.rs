@@ -10,7 +10,7 @@ use heartline_core::backplane::Action;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Adapter, Broadcast, Foreign, OWN, Options, Packet, Reply, Wish, close};
+use super::{Adapter, Broadcast, Foreign, Name, OWN, Options, Packet, Reply, Wish, close, names};
 
 pub(super) fn encode(adapter: &Adapter, broadcast: &Broadcast<'_>) -> (String, Vec<u8>) {
     let Broadcast {
@@ -58,7 +58,7 @@ struct Data {
     #[serde(default)]
     opts: Option<Options>,
     #[serde(default)]
-    rooms: Vec<String>,
+    rooms: Vec<Name>,
     #[serde(default)]
     packet: Option<Box<RawValue>>,
 }
@@ -88,8 +88,8 @@ pub(super) fn decode(adapter: &Adapter, text: &str, attachments: Vec<Bytes>) -> 
             };
             (chosen, wish)
         }
-        4 => (data.opts?, Wish::Do(Action::Join(data.rooms))),
-        5 => (data.opts?, Wish::Do(Action::Leave(data.rooms))),
+        4 => (data.opts?, Wish::Do(Action::Join(names(data.rooms)))),
+        5 => (data.opts?, Wish::Do(Action::Leave(names(data.rooms)))),
         6 => (data.opts?, Wish::Do(Action::Disconnect)),
         7 => (data.opts?, Wish::Fetch(reply?)),
         9 => (Options::default(), Wish::Nothing(reply?)),

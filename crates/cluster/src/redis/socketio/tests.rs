@@ -202,3 +202,63 @@ fn a_key_is_no_pattern() {
     );
     assert!(adapter.is_theirs(b"app[1]*#/#r#") && !adapter.is_theirs(b"app1#/#r#"));
 }
+
+/// What an adapter reads of a request of this type, as JSON and as msgpack; `more` are members of
+/// what it says.
+fn read_both(adapter: &Adapter, kind: [u8; 2], more: &str) -> [Foreign; 2] {
+    let (channel, text) = match adapter.kind {
+        SocketIoAdapter::Sharded => {
+            let data = format!(r#""data":{{"requestId":"q",{more}}}"#);
+            let text = format!(r#"{{"uid":"x","nsp":"/","type":{},{data}}}"#, kind[1]);
+            ("app#/#", text)
+        }
+        _ => {
+            let text = format!(r#"{{"uid":"x","requestId":"q","type":{},{more}}}"#, kind[0]);
+            ("socket.io-request#/#", text)
+        }
+    };
+    let both = [text.as_bytes().to_vec(), to_msgpack(&text, &[])];
+    both.map(|body| adapter.decode(channel.as_bytes(), &body, MAX).unwrap())
+}
+
+#[test]
+fn a_number_is_a_name_too_of_rooms_and_of_events() {
+    let options = r#""opts":{"rooms":[42,"r",-1],"except":[7,1.5]}"#;
+    let packet = r#""packet":{"type":2,"data":[3,"x"],"nsp":"/"}"#;
+    for adapter in [classic(), sharded()] {
+        // Sockets are fetched, an event is to be acknowledged, and some are moved and ended.
+        let all = [
+            ([5, 7], options.to_owned()),
+            ([7, 3], format!("{options},{packet}")),
+            ([2, 4], format!(r#"{options},"rooms":[8,"s"]"#)),
+            ([3, 5], format!(r#"{options},"rooms":[8,"s"]"#)),
+            ([4, 6], options.to_owned()),
+        ];
+        for (kind, more) in all {
+            for foreign in read_both(&adapter, kind, &more) {
+                assert_eq!(foreign.rooms, ["42", "r", "-1"]);
+                assert_eq!(foreign.except, ["7", "1.5"]);
+                match foreign.wish {
+                    Wish::Ask(message, ..) => {
+                        assert_eq!((&*message.event, &*message.args), ("3", r#""x""#));
+                    }
+                    Wish::Do(Action::Join(rooms) | Action::Leave(rooms)) => {
+                        assert_eq!(rooms, ["8", "s"]);
+                    }
+                    Wish::Fetch(_) | Wish::Do(Action::Disconnect) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    // As a broadcast of the classic adapter, and as programs said it before there were options.
+    let text = r#"["x",{"type":2,"data":[3],"nsp":"/"},{"rooms":[42],"except":[]}]"#;
+    let body = to_msgpack(text, &[]);
+    let foreign = classic().decode(b"socket.io#/#42#", &body, MAX).unwrap();
+    assert_eq!(foreign.rooms, ["42"]);
+    let old = r#"{"type":2,"sid":5,"room":6}"#;
+    let read = classic().decode(b"socket.io-request#/#", old.as_bytes(), MAX);
+    let foreign = read.unwrap();
+    assert_eq!(foreign.rooms, ["5"]);
+    assert!(matches!(foreign.wish, Wish::Do(Action::Join(rooms)) if rooms == ["6"]));
+}

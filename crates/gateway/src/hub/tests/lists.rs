@@ -106,6 +106,7 @@ fn a_sweep_among_many_takes_several_turns_and_finds_whatever_is_to_be_found() {
         let ghost = Newcomer {
             max_sockets: usize::MAX,
             instead_of: None,
+            known_as: None,
             user: Arc::new(UserKey {
                 tenant_id: None,
                 user_id: format!("ghost{number}").into(),
@@ -146,6 +147,7 @@ fn a_sweep_among_many_takes_several_turns_and_finds_whatever_is_to_be_found() {
     let admitted = world.gateway.shared.fanout.backplane.connect(Newcomer {
         max_sockets: usize::MAX,
         instead_of: None,
+        known_as: None,
         user: Arc::new(UserKey {
             tenant_id: None,
             user_id: "ghost".into(),

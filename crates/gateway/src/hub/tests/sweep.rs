@@ -513,6 +513,7 @@ fn the_sweep_takes_out_users_whose_connection_is_not_there() {
     let ghost = Newcomer {
         max_sockets: usize::MAX,
         instead_of: None,
+        known_as: None,
         user: Arc::new(UserKey {
             tenant_id: None,
             user_id: "ghost".into(),

@@ -25,7 +25,6 @@ use ring::digest::{Context, SHA256};
 use super::openapi::Route;
 use super::problem::Problem;
 use super::strict;
-use crate::config::Settings;
 pub(super) use together::PATIENCE;
 use together::{Ask, Claimed, InRedis, Together};
 
@@ -60,6 +59,14 @@ const MAX_RUNNING: usize = 1024;
 /// In a cluster, a node that was doing a request for this long has died: longer than any may take
 /// ([`LONGEST`](super::LONGEST)).
 pub(super) const RUNS_FOR: Duration = Duration::from_secs(120);
+
+/// What the nodes of a cluster keep together.
+pub(crate) const ONCE: OnceBounds = OnceBounds {
+    kept_for: KEPT_FOR.as_millis() as u64,
+    runs_for: RUNS_FOR.as_millis() as u64,
+    requests: MAX_ANSWERS,
+    bytes: MAX_BYTES,
+};
 
 /// What a caller is told to wait whose first request still runs, milliseconds: most take less.
 const RUNS: u64 = 1_000;
@@ -271,21 +278,13 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Of a node that is alone, or one of many: nothing has been asked yet.
-    pub(super) fn new(gateway: &Gateway, settings: &Settings) -> Answers {
-        let bounds = OnceBounds {
-            kept_for: KEPT_FOR.as_millis() as u64,
-            runs_for: RUNS_FOR.as_millis() as u64,
-            requests: MAX_ANSWERS,
-            bytes: MAX_BYTES,
-        };
-        let url = settings.cluster_url.as_ref();
-        // The address is good: the cluster was made with it.
-        let redis = url.and_then(|url| RedisOnce::new(url, &settings.cluster_prefix, bounds).ok());
+    /// Of a node that is alone, or one of many, which keep them together in `once`: nothing has
+    /// been asked yet.
+    pub(super) fn new(gateway: &Gateway, once: Option<RedisOnce>) -> Answers {
         let gateway = gateway.clone();
         Answers {
-            together: redis.map(|redis| {
-                let once = Arc::new(redis);
+            together: once.map(|once| {
+                let once = Arc::new(once);
                 Arc::new(Together::on(InRedis { once, gateway }))
             }),
             ..Answers::alone()

@@ -14,7 +14,7 @@ use heartline_core::backplane::{Message, Missed, Subscription, Target};
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
-use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
+use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients, Unsent};
 use super::{Counters, Fanout, Incoming, Queue};
 use crate::locked::locked;
 use crate::redis::socketio::{Adapter, SocketIoAdapter};
@@ -92,12 +92,16 @@ impl Stub {
 impl Driver for Stub {
     type Link = Stub;
 
-    async fn send(&self, batch: &[Outgoing]) -> RedisResult<()> {
-        self.answer()?;
+    async fn send(&self, batch: &[Outgoing]) -> Result<(), Unsent> {
+        let unsent = |is_begun| Unsent {
+            error: away(),
+            is_begun,
+        };
+        self.answer().map_err(|_| unsent(false))?;
         self.state(|state| {
             state.writes.push(batch.to_vec());
             match state.loses_answers {
-                true => Err(away()),
+                true => Err(unsent(true)),
                 false => Ok(()),
             }
         })

@@ -165,6 +165,8 @@ pub(super) struct Meeting {
     ended: Vec<(String, Option<UserKey>, u64)>,
     /// Who came to which node, and with which earlier socket they go on.
     pub(super) came: Vec<(usize, SocketAddress, Option<SocketAddress>)>,
+    /// The name that who came last keeps.
+    pub(super) known_as: Option<SocketAddress>,
     /// Who left which node, and for how long their user is waited for.
     pub(super) went: Vec<(usize, SocketAddress, Duration)>,
 }
@@ -642,7 +644,10 @@ impl Backplane for Meets {
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
         let came = (self.line.node, newcomer.socket, newcomer.instead_of);
-        self.line.meeting.lock().unwrap().came.push(came);
+        let mut meeting = self.line.meeting.lock().unwrap();
+        meeting.came.push(came);
+        meeting.known_as = newcomer.known_as;
+        drop(meeting);
         self.local.connect(newcomer)
     }
 

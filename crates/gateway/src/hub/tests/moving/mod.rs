@@ -6,6 +6,7 @@ mod line;
 mod losses;
 mod notified;
 mod owed;
+mod selected;
 mod sessions;
 mod turns;
 mod unreachable;

@@ -191,6 +191,8 @@ fn who_goes_on_elsewhere_while_still_there_is_waited_for_and_takes_the_place_of_
     let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
     come(&mut cluster, &mut ann, 0);
     let (mut at, mut place, _) = last_newcomer(&cluster);
+    let known_as = |cluster: &Cluster| cluster.meeting.lock().unwrap().known_as;
+    assert_eq!(known_as(&cluster), None);
     let mut half_open = Vec::new();
     // Her connection is still there where she was, or its end was seen.
     for (to, is_seen) in [(1, false), (0, false), (1, true), (1, false), (0, true)] {
@@ -204,6 +206,7 @@ fn who_goes_on_elsewhere_while_still_there_is_waited_for_and_takes_the_place_of_
         assert!(ann.recovered, "from {at} to {to}");
         let (_, new, instead_of) = last_newcomer(&cluster);
         assert_eq!(instead_of, Some(place), "from {at} to {to}");
+        assert_eq!(known_as(&cluster), SocketAddress::parse(&ann.sid));
         let went = cluster.meeting.lock().unwrap().went.clone();
         let (node, socket, keep) = *went.last().unwrap();
         assert_eq!((node, socket), (at, place));

@@ -1,5 +1,6 @@
 //! The line on a real server: processes that say and hear, and the script by itself.
 
+mod beside;
 mod follow;
 mod keeps;
 mod phase;
@@ -35,7 +36,7 @@ use super::super::super::socketio::{Adapter, SocketIoAdapter};
 use super::super::super::tests::Redis;
 use super::super::super::{Calls, Commands, RedisDriver, Server};
 use super::super::Fanout;
-use super::super::driver::{Driver, Listener, Outgoing};
+use super::super::driver::{Driver, Listener, Outgoing, Unsent};
 use super::{Line, LineSettings, target_of};
 use crate::envelope::Origin;
 use crate::kept;
@@ -58,6 +59,8 @@ enum Told {
 struct Ears {
     told: Mutex<Vec<Told>>,
     followed: Mutex<Vec<Scope>>,
+    /// What the namespace of its sockets allows; `None`: it has none.
+    policy: Option<DevicePolicy>,
 }
 
 fn whom(target: &Target<'_>) -> String {
@@ -150,11 +153,11 @@ impl Node for Ears {
     }
 
     fn namespace(&self, _: &SocketAddress) -> Option<Arc<str>> {
-        None
+        self.policy.map(|_| "/".into())
     }
 
     fn device_policy(&self, _: &SocketAddress) -> Option<DevicePolicy> {
-        None
+        self.policy
     }
 
     fn max_payload(&self) -> usize {
@@ -185,7 +188,7 @@ type Tap = Arc<Mutex<Option<Listener>>>;
 impl Driver for Tapped {
     type Link = <RedisDriver as Driver>::Link;
 
-    async fn send(&self, batch: &[Outgoing]) -> redis::RedisResult<()> {
+    async fn send(&self, batch: &[Outgoing]) -> Result<(), Unsent> {
         self.0.send(batch).await
     }
 

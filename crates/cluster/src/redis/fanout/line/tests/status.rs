@@ -6,7 +6,7 @@ use super::*;
 use crate::cluster::{Cluster, Settings};
 use crate::member::Timing;
 
-fn settings(url: &str) -> Settings {
+pub(super) fn settings(url: &str) -> Settings {
     Settings {
         url: url.to_owned(),
         prefix: "p".into(),
@@ -30,7 +30,7 @@ fn settings(url: &str) -> Settings {
 }
 
 /// Whether it is degraded, and whether that is because the server is not reached.
-async fn until_it_says(cluster: &Cluster, degraded: bool, unreachable: bool) {
+pub(super) async fn until_it_says(cluster: &Cluster, degraded: bool, unreachable: bool) {
     until(|| {
         let status = cluster.status()?;
         assert!(status.degraded || !status.unreachable, "that is worse");
