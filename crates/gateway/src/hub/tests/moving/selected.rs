@@ -5,7 +5,6 @@ use heartline_core::backplane::Action;
 use heartline_core::backplane::line::Scope;
 
 use super::super::resume::{Tracking, said};
-use super::super::*;
 use super::line::{Coming, bring};
 use super::{Cluster, come};
 
