@@ -396,11 +396,16 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
     const RSA_PUBLIC: &str = include_str!("../../tests/keys/rsa.pub.pem");
-    const RSA_PRIVATE: &str = include_str!("../../tests/keys/rsa.pem");
+    const RSA_PRIVATE: &str = include_str!("../../tests/keys/rsa.pkcs1.pem");
     const EC_PUBLIC: &str = include_str!("../../tests/keys/ec.pub.pem");
     const EC_PRIVATE: &str = include_str!("../../tests/keys/ec.pem");
     const ED_PUBLIC: &str = include_str!("../../tests/keys/ed.pub.pem");
     const ED_PRIVATE: &str = include_str!("../../tests/keys/ed.pem");
+
+    /// What a PEM file holds, as signing takes it: PKCS #1 of RSA, PKCS #8 of the others.
+    fn der(file: &str) -> Vec<u8> {
+        pem::parse(file).unwrap().into_contents()
+    }
 
     fn settings() -> JwtSettings {
         JwtSettings {
@@ -529,17 +534,17 @@ mod tests {
         let keys = [
             (
                 RSA_PUBLIC,
-                EncodingKey::from_rsa_pem(RSA_PRIVATE.as_bytes()).unwrap(),
+                EncodingKey::from_rsa_der(&der(RSA_PRIVATE)),
                 vec![Algorithm::RS256, Algorithm::PS384],
             ),
             (
                 EC_PUBLIC,
-                EncodingKey::from_ec_pem(EC_PRIVATE.as_bytes()).unwrap(),
+                EncodingKey::from_ec_der(&der(EC_PRIVATE)),
                 vec![Algorithm::ES256],
             ),
             (
                 ED_PUBLIC,
-                EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap(),
+                EncodingKey::from_ed_der(&der(ED_PRIVATE)),
                 vec![Algorithm::EdDSA],
             ),
         ];
@@ -787,7 +792,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_of_a_key_set_without_a_key_id_is_tried_with_all_of_its_keys() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let private = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
+        let private = EncodingKey::from_ed_der(&der(ED_PRIVATE));
         let der = std::str::from_utf8(ED_PUBLIC.as_bytes()).unwrap();
         let der: String = der.lines().filter(|line| !line.starts_with('-')).collect();
         let der = base64::engine::general_purpose::STANDARD
