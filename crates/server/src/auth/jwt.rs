@@ -393,11 +393,16 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
     const RSA_PUBLIC: &str = include_str!("../../tests/keys/rsa.pub.pem");
-    const RSA_PRIVATE: &str = include_str!("../../tests/keys/rsa.pem");
+    const RSA_PRIVATE: &str = include_str!("../../tests/keys/rsa.pkcs1.pem");
     const EC_PUBLIC: &str = include_str!("../../tests/keys/ec.pub.pem");
     const EC_PRIVATE: &str = include_str!("../../tests/keys/ec.pem");
     const ED_PUBLIC: &str = include_str!("../../tests/keys/ed.pub.pem");
     const ED_PRIVATE: &str = include_str!("../../tests/keys/ed.pem");
+
+    /// What a PEM file holds, as signing takes it: PKCS #1 of RSA, PKCS #8 of the others.
+    fn der(file: &str) -> Vec<u8> {
+        pem::parse(file).unwrap().into_contents()
+    }
 
     fn settings() -> JwtSettings {
         JwtSettings {
@@ -526,17 +531,17 @@ mod tests {
         let keys = [
             (
                 RSA_PUBLIC,
-                EncodingKey::from_rsa_pem(RSA_PRIVATE.as_bytes()).unwrap(),
+                EncodingKey::from_rsa_der(&der(RSA_PRIVATE)),
                 vec![Algorithm::RS256, Algorithm::PS384],
             ),
             (
                 EC_PUBLIC,
-                EncodingKey::from_ec_pem(EC_PRIVATE.as_bytes()).unwrap(),
+                EncodingKey::from_ec_der(&der(EC_PRIVATE)),
                 vec![Algorithm::ES256],
             ),
             (
                 ED_PUBLIC,
-                EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap(),
+                EncodingKey::from_ed_der(&der(ED_PRIVATE)),
                 vec![Algorithm::EdDSA],
             ),
         ];
@@ -824,7 +829,7 @@ mod tests {
 
     /// A good token of [`ED_PRIVATE`] whose header names this key.
     fn of_key(kid: Option<Value>) -> String {
-        let private = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
+        let private = EncodingKey::from_ed_der(&der(ED_PRIVATE));
         let mut header = json!({ "alg": "EdDSA" });
         if let Some(kid) = kid {
             header["kid"] = kid;
