@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::op::{Query, SweepPlace};
+use heartline_core::store::StoreError;
+
+use crate::op::{FIRST_GUEST, Query, SweepPlace};
 use crate::recovery::TRIM_INTERVAL;
 use crate::shared::Shared;
 
@@ -13,6 +15,9 @@ const GRACE_INTERVAL: Duration = Duration::from_millis(100);
 const LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the system's clock is looked at, whether it was set.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often at most it is looked at whether who is in a conversation's room is still a member, and
+/// when a store is asked again that did not say so.
+const GUESTS_INTERVAL: Duration = Duration::from_secs(5);
 /// In how many of its rounds the other nodes are told again of whom this one has sockets.
 const ATTEND: u32 = 360;
 
@@ -34,6 +39,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
     };
     let clock = follow_clock(shared.clone());
+    let guests = follow_losses(shared.clone());
     let shared_in_limits = shared.clone();
     let limits = async move {
         loop {
@@ -76,7 +82,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
     };
-    tokio::join!(graces, clock, limits, trims, sweeps);
+    tokio::join!(graces, clock, guests, limits, trims, sweeps);
 }
 
 /// Takes over what the system's clock says, when that is set.
@@ -93,6 +99,39 @@ async fn follow_clock(shared: Arc<Shared>) {
             );
         }
     }
+}
+
+/// Looks at who is in rooms of conversations here when what other nodes have changed may have been
+/// lost, until all were looked at.
+async fn follow_losses(shared: Arc<Shared>) {
+    loop {
+        shared.members.loss().await;
+        while let Err(error) = look_at_guests(&shared).await {
+            tracing::warn!(%error, "it is not known yet who is still in which conversation");
+            tokio::time::sleep(GUESTS_INTERVAL).await;
+        }
+        tokio::time::sleep(GUESTS_INTERVAL).await;
+    }
+}
+
+/// Looks at who is in rooms of conversations, in as many turns of the shards as that takes.
+///
+/// # Errors
+/// The store does not say who belongs to one.
+async fn look_at_guests(shared: &Shared) -> Result<(), StoreError> {
+    for shard in 0..shared.fanout.shard_count() {
+        let mut place = Some(FIRST_GUEST);
+        while let Some(from) = place {
+            let asked = shared
+                .fanout
+                .query(shard, |reply| Query::Guests { from, reply });
+            // Nobody is in rooms of a shard that has stopped.
+            let (guests, next) = asked.await.unwrap_or_default();
+            shared.members.look_at(&guests).await?;
+            place = next;
+        }
+    }
+    Ok(())
 }
 
 /// Sweeps all shards, each in as many turns as that takes; how many entries were removed.

@@ -17,11 +17,11 @@ use heartline_engine::clock::Clock;
 use heartline_wire::codes::Code;
 use heartline_wire::time::Micros;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 use crate::event::{EventError, to_json};
 use crate::fanout::{Fanout, ToRoom};
-use crate::op::Op;
+use crate::op::{Guest, Op};
 
 /// How long what was read is believed: longest after another node's change that this one was
 /// not told of.
@@ -77,6 +77,8 @@ pub(crate) struct Members {
     fanout: Arc<Fanout>,
     clock: Clock,
     known: Mutex<HashMap<Conversation, Arc<Known>>>,
+    /// Changes of other nodes may have been lost since who is here was looked at.
+    lost: Notify,
 }
 
 /// A store that cannot say who belongs to a conversation.
@@ -99,6 +101,7 @@ impl Members {
             fanout,
             clock,
             known: Mutex::default(),
+            lost: Notify::new(),
         }
     }
 
@@ -162,6 +165,37 @@ impl Members {
     /// Nothing is known any more of what other nodes have changed.
     pub(crate) fn forget_all(&self) {
         self.lock().clear();
+    }
+
+    /// Changes of other nodes may have been lost: nothing is known any more, and whoever is in a
+    /// conversation's room here is looked at, once for all losses until that begins.
+    pub(crate) fn changes_lost(&self) {
+        self.forget_all();
+        self.lost.notify_one();
+    }
+
+    /// Waits until changes of other nodes may have been lost.
+    pub(crate) async fn loss(&self) {
+        self.lost.notified().await;
+    }
+
+    /// Of those who are in rooms of conversations as members, whoever is none leaves. The store is
+    /// asked about one conversation at a time.
+    ///
+    /// # Errors
+    /// It does not say who belongs to one: the rest were not looked at.
+    pub(crate) async fn look_at(&self, guests: &[Guest]) -> Result<(), StoreError> {
+        for (room, user) in guests {
+            let Some(id) = rooms::conversation_of(room) else {
+                continue;
+            };
+            let list = self.list(user.tenant_id.as_ref(), id).await?;
+            // Whom an app has put there against their token is a member too, and stays.
+            if !list.contains_key(user) {
+                self.expel(id, user);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a room that a token grants so far is open, if that can be said at once.
@@ -356,7 +390,7 @@ impl Members {
         let Ok(change) = serde_json::from_str::<Change>(&message.args) else {
             // Whoever's membership it was about.
             self.fanout.unread.notes.fetch_add(1, Ordering::Relaxed);
-            return self.forget_all();
+            return self.changes_lost();
         };
         let user = UserKey {
             tenant_id: change.tenant_id.map(Into::into),

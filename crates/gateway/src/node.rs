@@ -82,7 +82,7 @@ impl Node for ThisNode {
         let is_nodes = matches!(whose, Missed::Unaddressed | Missed::Anybody | Missed::Line);
         if let Some(members) = self.members.upgrade().filter(|_| is_nodes) {
             // Other nodes' changes may be among what was lost.
-            members.forget_all();
+            members.changes_lost();
             if let Some(watches) = self.watches.upgrade() {
                 watches.missed();
             }

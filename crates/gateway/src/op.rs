@@ -464,6 +464,12 @@ pub(crate) enum Query {
         before: Option<usize>,
         reply: oneshot::Sender<(Vec<(Slot, Arc<UserKey>)>, usize)>,
     },
+    /// Some of who is in rooms of conversations as a member, each with the room, from a place on;
+    /// and the place to go on from. Whose token opens a room is not there as a member.
+    Guests {
+        from: GuestPlace,
+        reply: oneshot::Sender<(Vec<Guest>, Option<GuestPlace>)>,
+    },
     /// The entry of one socket.
     Inspect {
         socket: SocketAddress,
@@ -527,6 +533,15 @@ pub(crate) type ChoicePlace = (usize, usize);
 
 /// Where a selection begins.
 pub(crate) const FIRST_CHOICE: ChoicePlace = (0, usize::MAX);
+
+/// The name of a conversation's room, and a user who is there as a member.
+pub(crate) type Guest = (Arc<str>, Arc<UserKey>);
+
+/// A place among these: which of the shard's rooms, and before which of the members there.
+pub(crate) type GuestPlace = (usize, usize);
+
+/// Where these begin.
+pub(crate) const FIRST_GUEST: GuestPlace = (0, usize::MAX);
 
 /// Which rooms are listed.
 #[derive(Debug, Clone, Default)]

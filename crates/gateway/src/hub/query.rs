@@ -6,13 +6,13 @@ use heartline_core::auth::UserKey;
 use heartline_core::entries::{ConnectionState, SocketEntry, SocketFilter};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::Room;
+use heartline_core::rooms::{self, Grant, Room};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 
 use super::Hub;
 use super::link::SocketState;
-use crate::op::{ListPlace, Query, RoomFilter, RoomMembers};
+use crate::op::{Guest, GuestPlace, ListPlace, Query, RoomFilter, RoomMembers};
 use crate::publication::{address_text, rtt_millis};
 
 /// Slots that a question looks at in one turn, and members of a room: about as long as a
@@ -55,6 +55,7 @@ impl Hub {
                 before,
                 reply,
             } => drop(reply.send(self.members(&room, before))),
+            Query::Guests { from, reply } => drop(reply.send(self.guests(from))),
             Query::Inspect { socket, reply } => drop(reply.send(self.inspect(engine, &socket))),
             Query::Rooms {
                 filter,
@@ -194,6 +195,44 @@ impl Hub {
             Some((*slot, socket.identity.user.clone()?))
         };
         (all[start..end].iter().filter_map(user).collect(), start)
+    }
+
+    /// Some of who is in rooms of conversations as a member, of a slice of the rooms and their
+    /// members, and the place to go on from. Members are looked at from the end of a room's list, as
+    /// by [`members`](Self::members).
+    fn guests(&self, (first, before): GuestPlace) -> (Vec<Guest>, Option<GuestPlace>) {
+        let (mut found, mut left) = (Vec::new(), SLICE as usize);
+        for place in first..self.rooms.places() {
+            if left == 0 {
+                return (found, Some((place, usize::MAX)));
+            }
+            left -= 1;
+            let Some((room, members)) = self.rooms.at(place..place + 1).next() else {
+                continue;
+            };
+            let name = &room.key.name;
+            if rooms::conversation_of(name).is_none() {
+                continue;
+            }
+            let end = match place == first {
+                true => before.min(members.len()),
+                false => members.len(),
+            };
+            let start = end.saturating_sub(left);
+            left -= end - start;
+            let guest = |slot: &Slot| {
+                let socket = self.link(*slot)?.socket(room.key.namespace)?;
+                let grant = self.shared.members.grant(name, &socket.identity);
+                let user = socket.identity.user.as_ref();
+                let user = user.filter(|_| grant != Ok(Grant::Given))?;
+                Some((name.clone(), user.clone()))
+            };
+            found.extend(members[start..end].iter().filter_map(guest));
+            if start > 0 {
+                return (found, Some((place, start)));
+            }
+        }
+        (found, None)
     }
 
     /// The entry of one socket.

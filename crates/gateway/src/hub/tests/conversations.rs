@@ -1,5 +1,8 @@
 //! Conversations are those of all namespaces, and a message is known by its sender's name for it.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use heartline_core::backplane::{Message, Missed, Node, Target};
 use heartline_core::store::conversations::{
     Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
 };
@@ -11,6 +14,8 @@ use heartline_core::store::{
 use super::invites_of::has_invites_of;
 use super::resume::kept;
 use super::*;
+use crate::node::ThisNode;
+use crate::peers::Peers;
 
 /// One that may join conversations, in these namespaces on one connection.
 fn member(world: &mut World, name: &str, namespaces: &[&str]) -> Client {
@@ -290,17 +295,25 @@ fn a_renewed_token_that_names_a_conversation_makes_its_bearer_a_member() {
     assert_eq!(members, ["ann", "ben", "cid"]);
 }
 
-/// A store that nodes share, which is so long about a new member.
-#[derive(Clone)]
-struct LateMembers(Arc<MemoryStore>, Duration);
+/// A store that nodes share.
+#[derive(Clone, Default)]
+struct OfNodes {
+    store: Arc<MemoryStore>,
+    /// So long it is about a new member.
+    late: Duration,
+    /// How often it was asked for members.
+    asked: Arc<AtomicUsize>,
+    /// It does not say who they are.
+    is_away: Arc<AtomicBool>,
+}
 
-impl MessageStore for LateMembers {
+impl MessageStore for OfNodes {
     fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        self.0.append(new, tell)
+        self.store.append(new, tell)
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
-        self.0.history(query)
+        self.store.history(query)
     }
 
     fn is_shared(&self) -> bool {
@@ -308,7 +321,7 @@ impl MessageStore for LateMembers {
     }
 }
 
-impl Conversations for LateMembers {
+impl Conversations for OfNodes {
     fn add_member(
         &self,
         id: &str,
@@ -316,15 +329,15 @@ impl Conversations for LateMembers {
         membership: Membership,
         now: u64,
     ) -> BoxFuture<Result<Added, StoreError>> {
-        let (LateMembers(store, time), id, user) = (self.clone(), id.to_owned(), user.clone());
+        let (OfNodes { store, late, .. }, id, user) = (self.clone(), id.to_owned(), user.clone());
         Box::pin(async move {
-            tokio::time::sleep(time).await;
+            tokio::time::sleep(late).await;
             store.add_member(&id, &user, membership, now).await
         })
     }
 
     fn remove_member(&self, id: &str, user: &Arc<UserKey>) -> BoxFuture<Result<bool, StoreError>> {
-        self.0.remove_member(id, user)
+        self.store.remove_member(id, user)
     }
 
     fn members(
@@ -332,7 +345,11 @@ impl Conversations for LateMembers {
         tenant: Option<&str>,
         id: &str,
     ) -> BoxFuture<Result<Vec<Member>, StoreError>> {
-        self.0.members(tenant, id)
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match self.is_away.load(Ordering::Relaxed) {
+            true => Box::pin(std::future::ready(Err(StoreError::Failed("away".into())))),
+            false => self.store.members(tenant, id),
+        }
     }
 
     fn mark_read(
@@ -342,29 +359,121 @@ impl Conversations for LateMembers {
         offset: u64,
         now: u64,
     ) -> BoxFuture<Result<Option<Marked>, StoreError>> {
-        self.0.mark_read(id, user, offset, now)
+        self.store.mark_read(id, user, offset, now)
     }
 
     fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>> {
-        self.0.inbox(query)
+        self.store.inbox(query)
     }
 }
 
-has_invites_of!(LateMembers, 0);
+has_invites_of!(OfNodes, store);
 
 #[test]
 fn who_becomes_a_member_by_a_message_has_read_it_however_late_they_become_one() {
     // Later too than whoever waits for it does.
-    for time in [ms(50), seconds(3)] {
-        let store = LateMembers(Arc::default(), time);
+    for late in [ms(50), seconds(3)] {
+        let store = OfNodes {
+            late,
+            ..OfNodes::default()
+        };
         let mut world = World::with(config(), |builder| builder.store(store));
         let mut ann = member(&mut world, "ann", &[]);
         ann.says(&format!("42{SAY}"));
         world.run(seconds(4));
         let heard = told(&mut ann, "hello");
-        assert_eq!(heard, [r#"42["message:sent""#], "{time:?}");
+        assert_eq!(heard, [r#"42["message:sent""#], "{late:?}");
         let inbox = world.ask(&mut ann, r#"421["inbox:get",{}]"#);
         let read = r#""readOffset":1,"unread":0"#;
-        assert!(inbox[0].contains(read), "{time:?}: {inbox:?}");
+        assert!(inbox[0].contains(read), "{late:?}: {inbox:?}");
     }
+}
+
+/// This node as its backplane has it.
+fn node_of(world: &World) -> ThisNode {
+    let shared = &world.gateway.shared;
+    ThisNode {
+        fanout: Arc::downgrade(&shared.fanout),
+        members: Arc::downgrade(&shared.members),
+        watches: Arc::downgrade(&shared.watches),
+        peers: Arc::new(Peers::new()),
+        announcer: shared.announcer.clone(),
+        clock: shared.clock,
+        max_payload: shared.config.max_payload,
+    }
+}
+
+/// What a client is told when it is put out of a conversation's room.
+const PUT_OUT: &str = r#"42["room:left",{"room":"conversation:1","reason":"forbidden"}]"#;
+
+/// Whether each of these was put out since this was last asked.
+fn put_out(clients: &mut [Client]) -> Vec<bool> {
+    let is_out = |client: &mut Client| client.hears().iter().any(|one| one == PUT_OUT);
+    clients.iter_mut().map(is_out).collect()
+}
+
+#[test]
+fn whose_membership_ended_leaves_the_room_though_the_nodes_hear_nothing_of_that() {
+    let handles = resume::Handles::default();
+    let store = OfNodes::default();
+    let (filled, common) = (handles.clone(), store.clone());
+    let mut world = World::with(config(), |builder| filled.filled_by(builder).store(common));
+    let gateway = world.gateway.clone();
+    let ann = Arc::new(UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: None,
+    });
+    let members = [ann.clone()];
+    world.finish(async move { gateway.add_members("1", &members).await });
+    // A member; whom the app has put there; and who is there by a token.
+    let tokens = [
+        "user=eve rooms=lobby",
+        "user=ann",
+        "user=dan rooms=conversation:*",
+    ];
+    let mut clients = tokens.map(|token| world.socketio(token));
+    let eve = handles.first();
+    world.finish(async move { eve.join("conversation:1").await.unwrap() });
+    for client in &mut clients[1..] {
+        let heard = world.ask(client, r#"421["join","conversation:1"]"#);
+        let is_in = heard.iter().any(|one| one.contains("room:joined"));
+        assert!(is_in, "{heard:?}");
+    }
+    let removes = |world: &mut World, user: &str| {
+        let user = Arc::new(UserKey {
+            user_id: user.into(),
+            ..UserKey::clone(&ann)
+        });
+        let removed = store.store.remove_member("1", &user);
+        assert_eq!(world.finish(removed), Ok(true));
+    };
+    // Another node removes two, and what it says of it is lost, with much else in one moment. The
+    // store answers later.
+    removes(&mut world, "ann");
+    removes(&mut world, "dan");
+    let node = node_of(&world);
+    let asked_since = || store.asked.swap(0, Ordering::Relaxed);
+    asked_since();
+    store.is_away.store(true, Ordering::Relaxed);
+    node.missed(Missed::Anybody);
+    world.run(seconds(11));
+    assert_eq!(put_out(&mut clients), [false; 3]);
+    let asked = asked_since();
+    assert!((1..=3).contains(&asked), "{asked}");
+    store.is_away.store(false, Ordering::Relaxed);
+    for _ in 0..100 {
+        node.missed(Missed::Unaddressed);
+        world.settle();
+    }
+    world.run(seconds(11));
+    assert_eq!(put_out(&mut clients), [false, true, false]);
+    let asked = asked_since();
+    assert!((1..=3).contains(&asked), "{asked}");
+    // So it is where what a node says cannot be read.
+    removes(&mut world, "eve");
+    let unreadable = Message::new("members", r#"{"of":"another build"}"#);
+    node.deliver(&Target::Nodes, unreadable);
+    world.run(seconds(6));
+    assert_eq!(put_out(&mut clients), [true, false, false]);
 }

@@ -8,7 +8,7 @@ use heartline_wire::id::{ConnId, Slot};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::op::{Chosen, FIRST_CHOICE, Op, Query, RoomFilter, Selection, SweepPlace};
+use crate::op::{Chosen, FIRST_CHOICE, FIRST_GUEST, Op, Query, RoomFilter, Selection, SweepPlace};
 
 /// More than a turn looks at.
 const MANY: usize = 2_500;
@@ -212,4 +212,44 @@ fn many_sockets_are_chosen_in_several_turns_and_each_once() {
     };
     let published = world.finish(async move { gateway.broadcast(said).await });
     assert_eq!(published.unwrap().delivered, MANY);
+}
+
+#[test]
+fn many_guests_of_conversations_are_looked_at_in_several_turns_and_each_once() {
+    let enter = |socket: Socket| async move {
+        let own = socket.identity().user_id().unwrap_or_default().to_owned();
+        for room in ["lobby", "conversation:all", &format!("conversation:{own}")] {
+            socket.join(room).await?;
+        }
+        Ok::<_, crate::EventError>(())
+    };
+    let mut world = World::with(config(), |builder| builder.on_connect(enter));
+    // Nobody has to be told of each.
+    let user = |number: usize| UserKey {
+        tenant_id: None,
+        user_id: format!("u{number}").into(),
+        user_type: None,
+    };
+    let users: Vec<_> = (0..MANY).map(|number| Arc::new(user(number))).collect();
+    let gateway = world.gateway.clone();
+    world.finish(async move { gateway.add_members("all", &users).await });
+    for number in 0..MANY {
+        world.polling(&format!("user=u{number}"));
+    }
+    // To whom their token opens them, these are open whoever is a member.
+    world.polling("user=owner rooms=conversation:*");
+    let (mut guests, mut turns, mut place) = (Vec::new(), 0, Some(FIRST_GUEST));
+    while let Some(from) = place {
+        let (some, next) = world.in_one_turn(|reply| Query::Guests { from, reply });
+        guests.extend(some);
+        (turns, place) = (turns + 1, next);
+    }
+    let different: std::collections::HashSet<_> = guests.iter().collect();
+    assert_eq!((guests.len(), different.len()), (2 * MANY, 2 * MANY));
+    // As many looks as there are rooms, and members of those that are conversations'.
+    let looks = 3 * (MANY + 1) + 1;
+    assert!(
+        (looks / 1024..=looks / 1024 + 3).contains(&turns),
+        "{turns}"
+    );
 }
