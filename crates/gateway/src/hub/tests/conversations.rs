@@ -437,7 +437,8 @@ fn whose_membership_ended_leaves_the_room_though_the_nodes_hear_nothing_of_that(
     world.finish(async move { eve.join("conversation:1").await.unwrap() });
     for client in &mut clients[1..] {
         let heard = world.ask(client, r#"421["join","conversation:1"]"#);
-        assert!(heard[0].contains("room:joined"), "{heard:?}");
+        let is_in = heard.iter().any(|one| one.contains("room:joined"));
+        assert!(is_in, "{heard:?}");
     }
     let removes = |world: &mut World, user: &str| {
         let user = Arc::new(UserKey {

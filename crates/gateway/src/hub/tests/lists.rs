@@ -226,6 +226,15 @@ fn many_guests_of_conversations_are_looked_at_in_several_turns_and_each_once() {
         Ok::<_, crate::EventError>(())
     };
     let mut world = World::with(config(), |builder| builder.on_connect(enter));
+    // Nobody has to be told of each.
+    let user = |number: usize| UserKey {
+        tenant_id: None,
+        user_id: format!("u{number}").into(),
+        user_type: None,
+    };
+    let users: Vec<_> = (0..MANY).map(|number| Arc::new(user(number))).collect();
+    let gateway = world.gateway.clone();
+    world.finish(async move { gateway.add_members("all", &users).await });
     for number in 0..MANY {
         world.polling(&format!("user=u{number}"));
     }
