@@ -4,12 +4,6 @@
 
 # Where cargo builds.
 BUILT = $(or $(CARGO_TARGET_DIR),target)
-# What tests are built with, the lints checked with, and a release (`.ci/run` makes one build of
-# all three): FLAGS for all of them, RELEASE for the binary alone.
-FLAGS ?=
-RELEASE ?=
-# The folder of BUILT that FLAGS build into.
-PROFILE = $(if $(filter --release,$(FLAGS)),release,debug)
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
@@ -38,11 +32,11 @@ test: test-rust test-client test-protocol test-truth test-e2e
 
 test-rust:
 	scripts/install-test-tools
-	cargo test --workspace $(FLAGS)
+	cargo test --workspace
 
 # What follows runs the release binaries as they are shipped: stripped, and the symbols beside.
 release:
-	cargo build --release -p heartline-server $(RELEASE)
+	cargo build --release -p heartline-server
 	scripts/split-symbols $(BUILT)/release/heartline
 
 test-client:
@@ -55,8 +49,8 @@ test-consumers: release
 
 # By the examples, as `cargo test` has built them.
 test-protocol:
-	cargo build --workspace --examples $(FLAGS)
-	EXAMPLES=$(abspath $(BUILT))/$(PROFILE)/examples scripts/node-tests tests/protocol
+	cargo build --workspace --examples
+	EXAMPLES=$(abspath $(BUILT))/debug/examples scripts/node-tests tests/protocol
 
 # The checker of `make truth`, on histories made by hand.
 test-truth:
@@ -140,8 +134,8 @@ simulate:
 
 lint: layers
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets $(FLAGS) -- -D warnings
-	cargo check -p heartline $(FLAGS) # by itself: without the features that others ask for
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo check -p heartline # by itself: without the features that others ask for
 
 # The rows of scripts/layers.json against the code, then the tests of that check itself.
 layers:

@@ -41,9 +41,8 @@ const heartline = (threads, set = [], binary = BINARY) => (port, admin) => [
   ].flatMap((pair) => ["--set", pair]),
 ];
 
-/** A smoke run takes what the tests have built, with their FLAGS: its figures are nobody's. */
-const IS_DEBUG = process.env.QUICK && !process.env.FLAGS?.includes("--release");
-const ECHO = here(`../target/${IS_DEBUG ? "debug" : "release"}/examples/echo`);
+/** A smoke run takes what the tests have built: its figures are nobody's. */
+const ECHO = here(`../target/${process.env.QUICK ? "debug" : "release"}/examples/echo`);
 const echo = (threads, program = ECHO) => (port) =>
   [program, "--listen", `0.0.0.0:${port}`, "--threads", `${threads}`];
 const bun = (port) => [here("peers/bun/node_modules/.bin/bun"), here("peers/bun/server.js"), `${port}`];

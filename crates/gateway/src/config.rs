@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use heartline_core::auth::RoomPattern;
-use heartline_wire::invite;
 use ipnet::IpNet;
 
 /// Settings of one gateway.
@@ -190,14 +189,6 @@ impl Config {
                 return Err(format!("{name} must be at least 1"));
             }
         }
-        let template = self.conversations.invite_url.as_deref();
-        if template.is_some_and(|template| !invite::is_template(template)) {
-            return Err(
-                "conversations.invite_url must have {code} where invite:join finds it, like \
-                 \"https://app.example/invite/{code}\""
-                    .into(),
-            );
-        }
         if self.worker_threads > MAX_THREADS {
             return Err(format!("worker_threads must be at most {MAX_THREADS}"));
         }
@@ -331,7 +322,8 @@ pub struct ConversationsConfig {
     pub access: ConversationAccess,
     /// Whether everybody in a conversation is told how far its members have read.
     pub receipts: bool,
-    /// The address of an invite, with `{code}` in it where `invite:join` finds a code.
+    /// The address of an invite, with `{code}` in it. `invite:join` takes the whole address where it
+    /// finds the code there ([`is_template`](heartline_wire::invite::is_template)).
     pub invite_url: Option<String>,
 }
 

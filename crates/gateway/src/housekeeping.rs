@@ -16,8 +16,8 @@ const GRACE_INTERVAL: Duration = Duration::from_millis(100);
 const LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the system's clock is looked at, whether it was set.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often at most it is looked at whether who is in a conversation's room is still a member, and
-/// when a store is asked again that did not say so.
+/// How often at most it is looked at whether who is in a conversation's room is still a member, when
+/// the second look comes, and when a store is asked again that did not say so.
 const GUESTS_INTERVAL: Duration = Duration::from_secs(5);
 /// In how many of its rounds the other nodes are told again of whom this one has sockets.
 const ATTEND: u32 = 360;
@@ -131,11 +131,13 @@ async fn follow_losses(shared: Arc<Shared>) {
     }
 }
 
-/// Looks at who is in rooms of conversations, in as many turns of the shards as that takes.
+/// Looks at who is in rooms of conversations, in as many turns of the shards as that takes. Whoever
+/// is no member leaves after a second look: who was put there is written down a moment later.
 ///
 /// # Errors
 /// The store does not say who belongs to one.
 async fn look_at_guests(shared: &Shared) -> Result<(), StoreError> {
+    let mut strangers = Vec::new();
     for shard in 0..shared.fanout.shard_count() {
         let mut place = Some(FIRST_GUEST);
         while let Some(from) = place {
@@ -144,11 +146,15 @@ async fn look_at_guests(shared: &Shared) -> Result<(), StoreError> {
                 .query(shard, |reply| Query::Guests { from, reply });
             // Nobody is in rooms of a shard that has stopped.
             let (guests, next) = asked.await.unwrap_or_default();
-            shared.members.look_at(&guests).await?;
+            strangers.extend(shared.members.strangers(&guests).await?);
             place = next;
         }
     }
-    Ok(())
+    if strangers.is_empty() {
+        return Ok(());
+    }
+    tokio::time::sleep(GUESTS_INTERVAL).await;
+    shared.members.put_out(&strangers).await
 }
 
 /// Sweeps all shards, each in as many turns as that takes; how many entries were removed.

@@ -11,7 +11,7 @@ use heartline_core::message::Message;
 use heartline_core::policy::RoomAccess;
 use heartline_core::rooms::{self, Grant, RoomError};
 use heartline_core::store::StoreError;
-use heartline_core::store::conversations::{Added, Member, Membership};
+use heartline_core::store::conversations::{Added, MAX_MEMBERS as MAX_OF_ONE, Member, Membership};
 use heartline_core::store::offer::Store;
 use heartline_engine::clock::Clock;
 use heartline_wire::codes::Code;
@@ -168,10 +168,13 @@ impl Members {
     }
 
     /// Changes of other nodes may have been lost: nothing is known any more, and whoever is in a
-    /// conversation's room here is looked at, once for all losses until that begins.
+    /// conversation's room here is looked at, once for all losses until that begins. What other
+    /// nodes change is not in a store that this one has alone.
     pub(crate) fn changes_lost(&self) {
         self.forget_all();
-        self.lost.notify_one();
+        if self.store.is_shared() {
+            self.lost.notify_one();
+        }
     }
 
     /// Waits until changes of other nodes may have been lost.
@@ -179,20 +182,39 @@ impl Members {
         self.lost.notified().await;
     }
 
-    /// Of those who are in rooms of conversations as members, whoever is none leaves. The store is
-    /// asked about one conversation at a time.
+    /// Those of who is in rooms of conversations as members that are none, as far as the store says.
+    /// It is asked about one conversation at a time.
     ///
     /// # Errors
-    /// It does not say who belongs to one: the rest were not looked at.
-    pub(crate) async fn look_at(&self, guests: &[Guest]) -> Result<(), StoreError> {
+    /// It does not say who belongs to one.
+    pub(crate) async fn strangers(&self, guests: &[Guest]) -> Result<Vec<Guest>, StoreError> {
+        let mut strangers = Vec::new();
         for (room, user) in guests {
             let Some(id) = rooms::conversation_of(room) else {
                 continue;
             };
             let list = self.list(user.tenant_id.as_ref(), id).await?;
-            // Whom an app has put there against their token is a member too, and stays.
-            if !list.contains_key(user) {
-                self.expel(id, user);
+            // Whom an app has put there against their token is a member too, unless it was full.
+            if !list.contains_key(user) && list.len() < MAX_OF_ONE {
+                strangers.push((room.clone(), user.clone()));
+            }
+        }
+        Ok(strangers)
+    }
+
+    /// Those of them leave who are still no members: it is looked at anew.
+    ///
+    /// # Errors
+    /// The store does not say who belongs to a conversation: nobody has left.
+    pub(crate) async fn put_out(&self, strangers: &[Guest]) -> Result<(), StoreError> {
+        for (room, user) in strangers {
+            if let Some(id) = rooms::conversation_of(room) {
+                self.forget(user.tenant_id.as_ref(), id);
+            }
+        }
+        for (room, user) in self.strangers(strangers).await? {
+            if let Some(id) = rooms::conversation_of(&room) {
+                self.expel(id, &user);
             }
         }
         Ok(())

@@ -315,8 +315,9 @@ impl Socket {
             reply,
         });
         let held = answer.await.map_err(|_| gone())??;
-        self.shared.fanout.settle(self.address, held).await;
+        // Who is in the room and no member may be looked at meanwhile.
         self.takes_part_in(room).await;
+        self.shared.fanout.settle(self.address, held).await;
         Ok(())
     }
 

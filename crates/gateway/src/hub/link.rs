@@ -392,11 +392,10 @@ impl SocketState {
         }
     }
 
-    /// All has come that was sent before a moment: the number of the last of it that was kept,
-    /// if there was any, and whether something is left that may not have come.
-    pub(crate) fn direct_received(&mut self, before: Micros) -> (Option<u64>, bool) {
+    /// All has come that was sent before a moment.
+    pub(crate) fn direct_received(&mut self, before: Micros) -> Received {
         let Some(rare) = &mut self.rare else {
-            return (None, false);
+            return Received::default();
         };
         let mut last = None;
         while let Some((_, id)) = rare.direct.front().filter(|(at, _)| *at < before) {
@@ -406,10 +405,17 @@ impl SocketState {
         if rare.direct.is_empty() {
             rare.direct = VecDeque::new();
         }
-        if rare.late > 0 && last.is_some_and(|last| last >= rare.late) {
+        // Something else may have been sent with the same place since.
+        let is_last = rare.direct.front().is_none_or(|(_, id)| *id > rare.late);
+        let is_proved = rare.late > 0 && is_last && last.is_some_and(|last| last >= rare.late);
+        if is_proved {
             rare.left = rare.left.max(std::mem::take(&mut rare.late));
         }
-        (last, !rare.direct.is_empty())
+        Received {
+            last,
+            is_more: !rare.direct.is_empty(),
+            is_proved,
+        }
     }
 
     /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
@@ -479,6 +485,17 @@ pub(crate) struct Displaced {
     pub(crate) reason: Reason,
 }
 
+/// What has come of what was said to a socket alone, or late.
+#[derive(Default)]
+pub(crate) struct Received {
+    /// The number of the last of it that was kept, if there was any.
+    pub(crate) last: Option<u64>,
+    /// Something is left that may not have come.
+    pub(crate) is_more: bool,
+    /// What was sent late has come just now.
+    pub(crate) is_proved: bool,
+}
+
 /// A binary event or acknowledgement, its attachments still coming.
 pub(crate) struct Partial {
     pub(crate) text: String,
@@ -512,9 +529,18 @@ mod tests {
             assert_eq!(socket.left(), place + 1);
         }
         // The first of them has come, then the second.
-        socket.direct_received(Micros(25));
+        assert!(!socket.direct_received(Micros(25)).is_proved);
         assert_eq!(socket.left(), 13);
-        socket.direct_received(Micros(35));
+        assert!(socket.direct_received(Micros(35)).is_proved);
+        assert_eq!(socket.left(), 12);
+        // Two with the same place: the second has to come as well.
+        for at in [40, 50] {
+            socket.note_late(12);
+            socket.note_direct(Micros(at), 12);
+        }
+        assert!(!socket.direct_received(Micros(45)).is_proved);
+        assert_eq!(socket.left(), 13);
+        assert!(socket.direct_received(Micros(55)).is_proved);
         assert_eq!(socket.left(), 12);
     }
 

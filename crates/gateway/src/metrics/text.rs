@@ -311,7 +311,7 @@ const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
     ),
     (
         "cluster_publications_undelivered",
-        "What other nodes could not be told",
+        "What other nodes could not be told, and what Socket.IO servers may not have been",
         |c| c.undelivered,
     ),
     (

@@ -86,9 +86,6 @@ const WRONG: &[(&str, Change)] = &[
     ("limits of at least 1", |c| {
         root(c).limits.joins = Some(Limit::per(10, 0));
     }),
-    ("conversations.invite_url must have {code}", |c| {
-        c.conversations.invite_url = Some("https://app.example/#/invite/{code}".into());
-    }),
     ("connects_per_ip must", |c| {
         c.connects_per_ip = ConnectLimit::Limit(Limit::per(0, 10));
     }),

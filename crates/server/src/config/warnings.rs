@@ -2,6 +2,7 @@
 
 use heartline::config::{DevicePolicy, NamespaceConfig};
 use heartline_cluster::SocketIoAdapter::Off;
+use heartline_wire::invite;
 
 use super::check::GOOD_SECRET;
 use super::keys::{self, Key};
@@ -30,6 +31,7 @@ pub(super) fn warnings(settings: &Settings, given: &All) -> Vec<String> {
     }
     all.extend(kept_in_memory(settings, given));
     all.extend(not_kept(settings));
+    all.extend(not_found_in_its_address(settings));
     // What is as it is anyway need not have an effect.
     let set = |key: &Key| {
         let given = given.get(key.name);
@@ -144,6 +146,16 @@ fn not_kept(settings: &Settings) -> Option<String> {
         "recovery.window is set beside cluster.socketio_adapter: what Socket.IO servers on Node \
          emit is not kept, so a client that was away for a moment goes on without it, and is \
          told of no gap"
+            .into()
+    })
+}
+
+/// That `invite:join` does not find the code in the addresses of invites.
+fn not_found_in_its_address(settings: &Settings) -> Option<String> {
+    let template = settings.gateway.conversations.invite_url.as_deref();
+    (!template.is_none_or(invite::is_template)).then(|| {
+        "invites.url has {code} where invite:join does not find it: clients have to give the code \
+         alone; at the end of the path, like \"https://app.example/invite/{code}\", it is found"
             .into()
     })
 }

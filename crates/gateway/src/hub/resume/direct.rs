@@ -66,16 +66,19 @@ impl Hub {
         let received: Vec<_> = sockets
             .map(|socket| (socket.namespace, socket.direct_received(before)))
             .collect();
-        for (namespace, (last, is_more)) in received {
+        for (namespace, received) in received {
+            if received.is_proved {
+                self.remember(engine, slot, namespace);
+            }
             if let (Some(id), Some((recovery, name))) =
-                (last, self.kept_name(engine, slot, namespace))
+                (received.last, self.kept_name(engine, slot, namespace))
             {
                 recovery.direct.received(&name, id);
                 if let Some(common) = &recovery.common {
                     common.received(name, id);
                 }
             }
-            if is_more {
+            if received.is_more {
                 engine.want_receipt(slot);
             }
         }

@@ -474,6 +474,6 @@ fn whose_membership_ended_leaves_the_room_though_the_nodes_hear_nothing_of_that(
     removes(&mut world, "eve");
     let unreadable = Message::new("members", r#"{"of":"another build"}"#);
     node.deliver(&Target::Nodes, unreadable);
-    world.run(seconds(6));
+    world.run(seconds(11));
     assert_eq!(put_out(&mut clients), [true, false, false]);
 }

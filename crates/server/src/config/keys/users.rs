@@ -8,7 +8,6 @@ use heartline::config::{
     Announce, ConnectLimit, ConversationAccess, DevicePolicy, NamespaceConfig, OnExcess,
     RoomsDefault,
 };
-use heartline_wire::invite;
 use toml::Value;
 
 use super::kept::patterns;
@@ -28,14 +27,9 @@ fn invite_url(value: &Value) -> Result<String, Wrong> {
     let given = text(value)?;
     let url = reqwest::Url::parse(&given.replace("{code}", "code"));
     let is_web = url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
-    let like = "\"https://app.example/invite/{code}\"";
     match is_web && given.contains("{code}") {
-        true if invite::is_template(&given) => Ok(given),
-        true => Err(format!(
-            "has {{code}} where `invite:join` does not find it: at the end of the path, like {like}, \
-             it does"
-        )),
-        false => Err(format!("must be an address like {like}")),
+        true => Ok(given),
+        false => Err("must be an address like \"https://app.example/invite/{code}\"".into()),
     }
 }
 
@@ -162,8 +156,8 @@ pub(super) const KEYS: &[Key] = &[
         "\"off\"",
         "the address of an invite, like `https://app.example/invite/{code}`: the API tells it with \
          the code. `invite:join` finds a code behind `invite`, `invites`, `i` or `join` in the path, \
-         else at its end, else in the query as `code` or `invite`; an address in which it does not \
-         is refused",
+         else at its end, else in the query as `code` or `invite`; of an \
+         address in which it does not a client has to give the code alone",
         |s, v| Ok(s.gateway.conversations.invite_url = optional(v, invite_url)?),
     ),
     space(
