@@ -75,8 +75,8 @@ export interface Outbox {
   /** Everything that earlier pages have left has been given to the client. */
   readonly ready: Promise<void>;
   /**
-   * What is kept stays so, for the next outbox. What the client has not got, because it is not to
-   * connect or has no room, rejects with `DISCONNECTED`.
+   * What is kept stays so, for the next outbox. What the client has not got, because it was
+   * disconnected or has no room, rejects with `DISCONNECTED`; what it has got it goes on sending.
    */
   close(): void;
 }
