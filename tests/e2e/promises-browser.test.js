@@ -315,19 +315,21 @@ describe("the client in a browser", { timeout: 300000 }, () => {
 
   it("leaves to the next outbox what it was given when it was closed", async () => {
     const one = await node();
-    const page = await visit();
-    await openIn(page, one.live);
-    const refused = await page.evaluate(() => {
-      const sent = outbox.send("message:send", { conversationId: "1", content: "late" });
-      outbox.close();
-      // It looks for what is left in the same moment.
-      window.next = lib.openOutbox(client, lib.indexedDb("ann"), {
-        sent: ({ data }) => taken.push(data.content),
-      });
-      return sent.catch(({ code, sent }) => [code, sent]);
-    });
-    assert.deepEqual(refused, ["DISCONNECTED", "no"]);
-    await takes(page, ["late"]);
+    for (const isSame of [false, true]) {
+      const page = await visit();
+      await openIn(page, one.live);
+      const refused = await page.evaluate((isSame) => {
+        const sent = outbox.send("message:send", { conversationId: "1", content: "late" });
+        outbox.close();
+        // It looks for what is left in the same moment, by the same object or by another one.
+        window.next = lib.openOutbox(client, isSame ? store : lib.indexedDb("ann"), {
+          sent: ({ data }) => taken.push(data.content),
+        });
+        return sent.catch(({ code, sent }) => [code, sent]);
+      }, isSame);
+      assert.deepEqual(refused, ["DISCONNECTED", "no"]);
+      await takes(page, ["late"]);
+    }
   });
 
   it("leaves to the others what a page has left, when it is closed itself", async () => {

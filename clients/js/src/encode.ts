@@ -9,7 +9,7 @@ const invalid = (message: string) => new HeartlineError("INVALID_DATA", message)
 export function whole(this: any, key: string, value: unknown): unknown {
   // What is given to this function, a date has turned into a text already.
   const own = this[key];
-  const type = Object.prototype.toString.call(own).slice(8, -1);
+  const type = ({}).toString.call(own).slice(8, -1);
   const isLost =
     own === undefined ? Array.isArray(this) : typeof own === "number" && own - own !== 0;
   if (isLost || own?.toJSON || !WHOLE.test(type)) throw invalid(`JSON loses ${type} at "${key}"`);

@@ -48,7 +48,7 @@ export interface OutboxStore {
   remove(tempId: string, key?: string): Promise<void>;
   /**
    * The outbox is closed: what was kept for it, or left to it, is for the next one, of this page too.
-   * What was given before may still be put and removed, and the store be loaded again.
+   * What was given before may still be put and removed; the store may be loaded again once it is put.
    */
   close?(): void;
 }
@@ -75,8 +75,8 @@ export interface Outbox {
   /** Everything that earlier pages have left has been given to the client. */
   readonly ready: Promise<void>;
   /**
-   * What is kept stays so, for the next outbox, and what the client has not got rejects with
-   * `DISCONNECTED`.
+   * What is kept stays so, for the next outbox. What the client has not got, because it was
+   * disconnected or has no room, rejects with `DISCONNECTED`; what it has got it goes on sending.
    */
   close(): void;
 }
@@ -162,6 +162,9 @@ function line(client: AnyClient, forget: (message: Stored) => void) {
   return { give, close };
 }
 
+/** What outboxes that were closed still keep, by their stores: whoever looks before would miss it. */
+const keeping = new WeakMap<OutboxStore, Promise<unknown>>();
+
 /**
  * Keeps what is sent by it, and sends what earlier pages have kept. A store is one user's: give it
  * another name for each.
@@ -184,8 +187,11 @@ export function openOutbox(
     forget().catch(unkept(message));
   });
 
-  const load = async () =>
-    store.load((messages) => {
+  const load = async () => {
+    await keeping.get(store);
+    // It was closed meanwhile: the store is another one's.
+    if (isClosed) return;
+    return store.load((messages) => {
       for (const message of messages) {
         if (isClosed) return;
         give({
@@ -196,6 +202,7 @@ export function openOutbox(
         });
       }
     });
+  };
   const ready = load().catch((error) => {
     if (!isClosed) unkept()(error);
   });
@@ -222,7 +229,10 @@ export function openOutbox(
       });
     },
     close() {
+      // Once: the store may be another one's since.
+      if (isClosed) return;
       isClosed = true;
+      keeping.set(store, last);
       close();
       store.close?.();
     },

@@ -5,7 +5,10 @@ import { Told } from "./told.js";
 import { HeartlineError, type Pending, type Platform, type Reply } from "./types.js";
 
 export interface SendOptions {
-  /** How long to wait for an acknowledgement, in milliseconds. Default: 10 000. */
+  /**
+   * How long to wait for an acknowledgement, in milliseconds; longer where nothing else is heard
+   * either. Default: 10 000.
+   */
   timeout?: number;
   /** How often to send again without one. Default: 5. */
   retries?: number;
@@ -37,6 +40,8 @@ interface Outgoing {
 
 /** Messages that may be on their way at once: the server does them in the order in which they come. */
 const WINDOW = 32;
+/** So much longer it waits each time that nothing was heard, in milliseconds. */
+const LATER = 1_000;
 
 /** Messages that are sent until they are acknowledged, in the order in which they were given. */
 export class Queue {
@@ -129,23 +134,22 @@ export class Queue {
   /** Takes a message out, once. */
   #done(one: Outgoing): boolean {
     const index = this.#all.indexOf(one);
-    if (index < 0) return false;
-    this.#client["timers"].clear(one);
-    this.#all.splice(index, 1);
-    this.#note(-1, -one.size);
-    return true;
+    const isIn = index >= 0;
+    if (isIn) {
+      this.#client["timers"].clear(one);
+      this.#all.splice(index, 1);
+      this.#note(-1, -one.size);
+    }
+    return isIn;
   }
 
   #reject(one: Outgoing, error: HeartlineError, sent = one.wasOut ? "unknown" : "no"): void {
-    const { tempId } = one;
-    if (this.#done(one)) one.reject(Object.assign(error, { tempId, sent }));
+    if (this.#done(one)) one.reject(Object.assign(error, { tempId: one.tempId, sent }));
   }
 
   #pump(): void {
-    for (const one of this.#all.slice(0, this.#window)) {
-      if (!this.#isOpen) return;
-      if (!one.isOut) this.#put(one);
-    }
+    for (const one of this.#all.slice(0, this.#window))
+      if (this.#isOpen && !one.isOut) this.#put(one);
   }
 
   #put(one: Outgoing): void {
@@ -153,13 +157,18 @@ export class Queue {
     const timers = client["timers"];
     one.isOut = true;
     const at = client.platform.now();
-    // Where nothing has been heard since, no server was there that could have answered.
-    timers.set(one, one.timeout, () =>
-      timers.set(one, client["pause"](client["heardAt"] > at ? ++one.tries : 1), () => {
-        one.isOut = false;
-        this.#pump();
-      }),
-    );
+    const again = () => {
+      one.isOut = false;
+      this.#pump();
+    };
+    // Where nothing has been heard since, it is quiet, or no server is there and the connection ends.
+    const wait = (ms: number) =>
+      timers.set(one, ms, () =>
+        client["heardAt"] > at
+          ? timers.set(one, client["pause"](++one.tries), again)
+          : wait(ms + LATER),
+      );
+    wait(one.timeout);
     try {
       if (one.tries > one.retries) throw new HeartlineError("UNCONFIRMED", "no answer");
       const isOut = client["put"](one.event, one.data, (reply) => this.#answered(one, reply));

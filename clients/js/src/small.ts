@@ -157,6 +157,8 @@ export class Small<
   #isAsked = false;
   /** What was said of this connection's end, not long ago. Only the end itself can confirm it. */
   #announced: { [name: string]: any } = {};
+  /** When the token of this connection expires, if that is known, in the server's Unix milliseconds. */
+  #expires: number | undefined;
   #latency: number | undefined;
   #place: Place = {};
   #unwatch: (() => void) | undefined;
@@ -225,9 +227,8 @@ export class Small<
 
   /** Connects, or tries again at once if it was about to. */
   connect(): void {
-    const { status } = this.state;
-    if (this.timers.has("retry")) this.#begin();
-    if (!OVER.test(status)) return;
+    if (this.timers.has("retry")) return this.#begin();
+    if (!OVER.test(this.state.status)) return;
     this.#failures = this.#renewals = 0;
     this.#unwatch ??= this.platform.watch?.((to) => this.#surroundings(to));
     const state: State = { status: "connecting" };
@@ -309,7 +310,7 @@ export class Small<
 
   #opened(hello: Hello, token: string | undefined): void {
     if (this.#hello) return;
-    const { pingInterval, pingTimeout, recovered, serverTime } = hello;
+    const { pingInterval, pingTimeout, recovered, serverTime, socketId, userId } = hello;
     this.#hello = hello;
     this.#interval = pingInterval > 0 ? pingInterval : 25_000;
     this.#grace = pingTimeout > 0 ? pingTimeout : 20_000;
@@ -325,7 +326,6 @@ export class Small<
     this.#look();
     this.#renewBefore(expiry(token));
     this.hello?.(hello);
-    const { socketId, userId } = hello;
     this.#become(given({ status: "connected", socketId, recovered, userId }));
     if (this.#wasIn) this.tell("session:back", { recovered });
     this.#wasIn = true;
@@ -527,16 +527,24 @@ export class Small<
   /** The end of an attempt without a token. */
   #untold(error: any): End {
     if (error?.code === "SIGNED_OUT") return { kind: "final", reason: "signed_out", error };
-    const { code, message } = error ?? {};
-    return { kind: "retry", reason: "token_unavailable", code, message };
+    return {
+      kind: "retry",
+      reason: "token_unavailable",
+      code: error?.code,
+      message: error?.message,
+    };
   }
 
   #renewBefore(expires: number | undefined): void {
-    this.timers.clear("token");
+    this.#expires = expires;
     const left = expires! - this.platform.unix() - this.#skew;
-    const after = left - Math.min(REFRESH_AHEAD, left / 5);
+    this.timers.clear("token");
     if (typeof this.#token === "function" && left > 0)
-      this.timers.set("token", Math.max(after, SELDOM), () => void this.#renew(1));
+      this.timers.set(
+        "token",
+        Math.max(SELDOM, left * 0.8, left - REFRESH_AHEAD),
+        () => void this.#renew(1),
+      );
   }
 
   /**
@@ -553,11 +561,15 @@ export class Small<
       const { expiresAt } = await this.request("auth:refresh", { token } as never);
       if (isWanted()) this.#renewBefore((expiresAt as number) ?? expiry(token));
     } catch (error) {
+      if (isWanted()) {
+        const end = this.#untold(error);
+        if (!tries) {
+          // What was under way for the token before is not heard any more.
+          if (!this.timers.has("token")) this.#renewBefore(this.#expires);
+        } else if (end.kind === "final") this.#ended(end);
+        else this.timers.set("token", this.pause(tries), () => void this.#renew(tries + 1));
+      }
       if (!tries) throw error;
-      if (!isWanted()) return;
-      const end = this.#untold(error);
-      if (end.kind === "final") return this.#ended(end);
-      this.timers.set("token", this.pause(tries), () => void this.#renew(tries + 1));
     }
   }
 
@@ -624,7 +636,7 @@ export class Small<
     handler: (data: (Incoming & ServerEvents)[K]) => void,
   ): void {
     const handlers = this.#handlers.get(event);
-    if (handlers?.delete(handler as Handler) && handlers.size === 0) this.#handlers.delete(event);
+    if (handlers?.delete(handler as Handler) && !handlers.size) this.#handlers.delete(event);
   }
 
   // --- requests --------------------------------------------------------

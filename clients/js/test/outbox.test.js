@@ -348,6 +348,44 @@ describe("an outbox", () => {
     next.client.disconnect();
   });
 
+  it("leaves what it has yet to keep to the next one of the same store, and that to the one after it", async () => {
+    let closes = 0;
+    const store = { ...memory(), close: () => closes++ };
+    const all = connected();
+    all.clock.random = Math.random;
+    const ends = [];
+    let first;
+    for (const content of ["one", "two"]) {
+      const outbox = openOutbox(all.client, store);
+      first ??= outbox;
+      send(outbox, content).catch(({ code, sent }) => ends.push([code, sent]));
+      outbox.close();
+    }
+    const last = openOutbox(all.client, store);
+    first.close();
+    const sent = send(last, "three");
+    await last.ready;
+    await turn();
+    assert.deepEqual(contents(all.link), ["one", "two", "three"]);
+    const left = ["DISCONNECTED", "no"];
+    assert.deepEqual([ends, closes], [[left, left], 2]);
+    for (const { reply } of all.link.find("message:send")) reply({ ok: true });
+    assert.equal(await outcome(sent), "done");
+    last.close();
+    all.client.disconnect();
+  });
+
+  it("asks nothing of its store after it was closed", async () => {
+    const all = connected();
+    let asks = 0;
+    const store = { ...memory(), load: async () => void asks++ };
+    const outbox = openOutbox(all.client, store);
+    outbox.close();
+    await outbox.ready;
+    assert.equal(asks, 0);
+    all.client.disconnect();
+  });
+
   it("takes nothing that JSON does not carry, and nothing without a name", async () => {
     const all = connected();
     const outbox = openOutbox(all.client, memory());

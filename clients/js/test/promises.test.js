@@ -534,6 +534,46 @@ describe("a token function", () => {
     }
   });
 
+  it("is asked for again before the old one expires where a change has failed, whatever was under way", async () => {
+    const clock = new Clock();
+    let asks = 0;
+    const give = () => (++asks > 1 ? new Promise(() => {}) : token(clock, 60));
+    const all = start({ platform: clock, token: give });
+    await settled();
+    all.link.events.hello(HELLO);
+    for (const second of [24, 24]) {
+      await clock.pass(second * 1000);
+      all.link.events.alive();
+    }
+    assert.equal(asks, 2);
+    let fails = true;
+    const changed = all.client.setToken(() => {
+      if (fails) throw new Error("no");
+      return "new";
+    });
+    assert.equal(await outcome(changed), "no");
+    fails = false;
+    await clock.pass(11_000);
+    const [{ data, reply }] = all.link.find("auth:refresh");
+    assert.equal(data.token, "new");
+    reply({ ok: true });
+    all.client.disconnect();
+    assert.ok(all.isClean());
+  });
+
+  it("is not asked for again where a change has failed and nobody knows when the old one expires", async () => {
+    const all = start({ token: "old" });
+    all.link.events.hello(HELLO);
+    let asks = 0;
+    const changed = all.client.setToken(() => `other ${++asks}`);
+    await settled();
+    all.link.find("auth:refresh")[0].reply({ ok: false, code: "AUTH_TOKEN_INVALID" });
+    assert.equal(await outcome(changed), "AUTH_TOKEN_INVALID");
+    await all.clock.pass(20_000);
+    assert.equal(asks, 1);
+    all.client.disconnect();
+  });
+
   it("may be changed: the connection has the new token, and so has the next attempt", async () => {
     const all = start({ token: "old" });
     all.link.events.hello(HELLO);

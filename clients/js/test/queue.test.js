@@ -121,6 +121,36 @@ describe("messages on their way", () => {
   });
 });
 
+describe("a message on a connection that is quiet", () => {
+  it("is sent once, and again when something but its answer was heard, as often as was asked for", async () => {
+    const all = connected();
+    const times = () => all.link.find("message:send").length;
+    const given = [0, 1].map((retries) => all.client.send("message:send", { retries }, { retries }));
+    const ends = () => Promise.all(given.map(outcome));
+    await all.clock.pass(20_000);
+    assert.deepEqual([times(), await ends()], [2, ["pending", "pending"]]);
+    all.link.events.alive();
+    await all.clock.pass(11_000);
+    assert.deepEqual([times(), await ends()], [3, ["UNCONFIRMED", "pending"]]);
+    await all.clock.pass(10_000);
+    all.link.events.alive();
+    await all.clock.pass(12_000);
+    assert.deepEqual([times(), await ends()], [3, ["UNCONFIRMED", "UNCONFIRMED"]]);
+    all.client.disconnect();
+    assert.ok(all.isClean());
+  });
+
+  it("hears its answer, however late that is", async () => {
+    const all = connected();
+    const sent = all.client.send("message:send", {}, { retries: 0, timeout: 0 });
+    await all.clock.pass(13_000);
+    const [said, ...others] = all.link.find("message:send");
+    said.reply({ ok: true });
+    assert.deepEqual([await outcome(sent), others], ["done", []]);
+    all.client.disconnect();
+  });
+});
+
 describe("a message's name", () => {
   it("is made where there is none, be it undefined", async () => {
     const all = connected();

@@ -15,7 +15,7 @@ const LIMITS = {
   "live, small, page": [6_370, { module: "live", part: "createSmallClient, page" }],
   "live, small, all": [7_750, { module: "live", part: "createSmallClient, page, resuming, rooms" }],
   // With all of that, with what fills in missed messages, and rooms as objects.
-  live: [9_300, { part: "createClient" }],
+  live: [9_310, { part: "createClient" }],
   outbox: [2_550],
   people: [1_350],
   presence: [1_770],
