@@ -1,6 +1,7 @@
 //! Gateways that are killed, and the journal that the next one reads.
 
 use super::live::{asked, auth, subscribe};
+use super::untold::Durable;
 use super::*;
 
 /// A gateway that writes down what it keeps, in a folder of its own.
@@ -377,7 +378,9 @@ fn a_room_that_a_later_token_granted_is_left_over_a_kill_where_the_next_does_not
 fn what_a_later_token_lets_a_member_hear_is_not_missing_after_a_kill() {
     for by_refresh in [true, false] {
         let (config, folder) = journaled("killed-open");
-        let mut world = World::new(config.clone());
+        let store = Durable::default();
+        let start = || World::with(config.clone(), |builder| builder.store(store.clone()));
+        let mut world = start();
         // By the token of another device she is a member, and by her own hears nothing of it.
         let _device = world.socketio("user=ann rooms=conversation:9");
         let mut ann = Tracking::new(&mut world, "user=ann rooms=lobby");
@@ -388,7 +391,7 @@ fn what_a_later_token_lets_a_member_hear_is_not_missing_after_a_kill() {
         let say = r#"42["message:send",{"conversationId":"9","content":"hello"}]"#;
         world.ask(&mut joe, say);
         killed(world, &folder);
-        let mut world = World::new(config);
+        let mut world = start();
         ann.token = "user=ann".into();
         ann.return_to(&mut world);
         assert!(ann.recovered);
